@@ -1,0 +1,3 @@
+"""Sandpit: self-hosted sandboxes for AI-generated code."""
+
+__version__ = "0.1.0"

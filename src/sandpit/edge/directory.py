@@ -1,0 +1,41 @@
+"""What the edge must know about sandboxes: the seam between `edge/` and `control/`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+AGENT_PORT = 49983
+LEGACY_AGENT_PORT = 49982
+RELAY_PORT = 49981
+"""The agent's relay to servers that listen on the sandbox's loopback only (see docs/architecture.md, guest)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A sandbox as the edge sees it."""
+
+    sandbox_id: str
+    address: str
+    """IPv4 address of the sandbox, reachable from this machine."""
+    access_token: str | None
+    """The agent's token; used here only to recognise signed file links."""
+    traffic_token: str | None = None
+    """When set, user ports demand it in `e2b-traffic-access-token`."""
+    mask_request_host: str | None = None
+    """Replaces the Host header towards user ports; `${PORT}` stands for the port."""
+    https_ports: frozenset[int] = frozenset()
+
+
+class Directory(Protocol):
+    """Finds running sandboxes. All calls answer from memory."""
+
+    def find(self, sandbox_id: str) -> Target | None:
+        """The running sandbox with this id, else None (unknown, killed, paused)."""
+
+    def targets(self) -> Iterable[Target]:
+        """All running sandboxes (for links that carry no sandbox id but a signature)."""
+
+    def on_gone(self, callback: Callable[[str], None]) -> None:
+        """Have `callback` told, with the id, the moment a sandbox stops running: its streams must be cut."""

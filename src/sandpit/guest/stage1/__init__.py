@@ -1,0 +1,67 @@
+"""The first step inside a gVisor sandbox: put the writable root file system together and move into it.
+
+Found at start (docs/architecture.md, the guest): `/lower` the template's root, read-only; `/disk` an empty file system whose size is the
+sandbox's disk limit; `/.sandpit` the guest closure; `/proc`, `/sys`, `/dev`. Left behind: an overlay of `/lower` and `/disk` as `/`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+_MS_BIND = 0x1000
+_MS_REC = 0x4000
+_MS_NOSUID = 0x2
+_MS_NODEV = 0x4
+_MNT_DETACH = 0x2
+_SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_KEPT = (".sandpit", "proc", "sys", "dev")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def enter() -> None:
+    """Make the overlay the root of this process. Raises: OSError: the sandbox must not start half-made."""
+    for name in ("upper", "work", "root"):
+        os.mkdir(f"/disk/{name}")
+    os.chmod("/disk/upper", 0o755)
+    _mount("overlay", "/disk/root", "overlay", 0, "lowerdir=/lower,upperdir=/disk/upper,workdir=/disk/work")
+    for name in _KEPT:
+        target = f"/disk/root/{name}"
+        if os.path.islink(target) or (os.path.exists(target) and not os.path.isdir(target)):
+            os.unlink(target)
+        os.makedirs(target, mode=0o755, exist_ok=True)
+        _mount(f"/{name}", target, None, _MS_BIND | _MS_REC, None)
+    os.makedirs("/disk/root/dev/shm", mode=0o1777, exist_ok=True)
+    _mount("shm", "/disk/root/dev/shm", "tmpfs", _MS_NOSUID | _MS_NODEV, f"mode=1777,size={_memory_kib() // 2}k")
+    os.chdir("/disk/root")
+    # Stacking the old root on the new one and detaching it needs no directory of the image (pivot_root(2), notes).
+    _check(_libc.syscall(ctypes.c_long(_SYS_PIVOT_ROOT[os.uname().machine]), b".", b"."), "pivot_root")
+    _check(_libc.umount2(b".", _MNT_DETACH), "detach the old root")
+    os.chdir("/")
+    for name, mode in (("tmp", 0o1777), ("run", 0o755), ("root", 0o700)):
+        if not os.path.lexists(f"/{name}"):
+            os.mkdir(f"/{name}")
+            os.chmod(f"/{name}", mode)
+
+
+def _memory_kib() -> int:
+    with open("/proc/meminfo") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("MemTotal:"))
+
+
+def _mount(source: str, target: str, kind: str | None, flags: int, options: str | None) -> None:
+    status = _libc.mount(
+        source.encode(),
+        target.encode(),
+        kind.encode() if kind else None,
+        ctypes.c_ulong(flags),
+        options.encode() if options else None,
+    )
+    _check(status, f"mount {target}")
+
+
+def _check(status: int, what: str) -> None:
+    if status != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")

@@ -1,0 +1,154 @@
+"""Control groups of sandboxes, on the v2 hierarchy and on v1 (hybrid) machines.
+
+The runtime makes a sandbox's groups and sets the limits of its OCI configuration; this module finds them again to measure, to kill
+everything in them, and to remove them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a group has used: memory and page cache in bytes, CPU time in seconds."""
+
+    memory: int
+    cache: int
+    cpu_seconds: float
+    out_of_memory_kills: int
+
+
+def is_unified() -> bool:
+    """Whether this machine has the v2 hierarchy at its root."""
+    return (ROOT / "cgroup.controllers").exists()
+
+
+def version() -> str:
+    """`v2`, or `v1` for the hybrid and legacy layouts."""
+    return "v2" if is_unified() else "v1"
+
+
+def _hierarchies() -> list[Path]:
+    """The mount points that may hold a sandbox's group."""
+    if is_unified():
+        return [ROOT]
+    return [
+        path for path in ROOT.iterdir() if path.is_dir() and not path.is_symlink() and (path / "cgroup.procs").exists()
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class LimitValues:
+    """What a group may use: processors, MiB of memory, tasks."""
+
+    cpu_count: int
+    memory_mb: int
+    pids: int
+
+
+class Cgroup:
+    """The groups of one sandbox, by their path below the hierarchy's root, for instance `/sandpit/c1`."""
+
+    def __init__(self, path: str) -> None:
+        """Name the groups; nothing is touched."""
+        self.path = path
+
+    def _in(self, controller: str) -> Path:
+        return (ROOT if is_unified() else ROOT / controller) / self.path.lstrip("/")
+
+    def directories(self) -> list[Path]:
+        """The group's directory in each hierarchy that limits something."""
+        return (
+            [self._in("memory")] if is_unified() else [self._in(name) for name in ("memory", "cpu", "cpuacct", "pids")]
+        )
+
+    def create(self, limits: LimitValues) -> None:
+        """Make the groups and set their limits. Raises: OSError: a sandbox without limits must not start."""
+        for directory in self.directories():
+            directory.mkdir(parents=True, exist_ok=True)
+        memory = str(limits.memory_mb << 20)
+        if is_unified():
+            _delegate(self._in("memory").parent)
+            (self._in("cpu") / "cpu.max").write_text(f"{limits.cpu_count * 100_000} 100000")
+            (self._in("memory") / "memory.max").write_text(memory)
+            swap = self._in("memory") / "memory.swap.max"
+            if swap.exists():
+                swap.write_text("0")
+        else:
+            (self._in("cpu") / "cpu.cfs_quota_us").write_text(str(limits.cpu_count * 100_000))
+            (self._in("memory") / "memory.limit_in_bytes").write_text(memory)
+        (self._in("pids") / "pids.max").write_text(str(limits.pids))
+
+    def processes(self) -> list[int]:
+        """Pids in the group, all of the sandbox's host processes."""
+        try:
+            return [int(line) for line in (self._in("pids") / "cgroup.procs").read_text().split()]
+        except OSError:
+            return []
+
+    def kill(self) -> None:
+        """Send SIGKILL to everything in the group."""
+        if is_unified():
+            try:
+                (self._in("pids") / "cgroup.kill").write_text("1")
+            except FileNotFoundError:
+                pass
+            else:
+                return
+        for pid in self.processes():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+    async def kill_all(self, timeout: float = 10.0) -> None:
+        """Kill until nothing is left. Raises: TimeoutError."""
+        async with asyncio.timeout(timeout):
+            pause = 0.001
+            while self.processes():
+                self.kill()
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 0.05)
+
+    def remove(self) -> None:
+        """Remove the group from every hierarchy. Raises: OSError when something still runs in it."""
+        for hierarchy in _hierarchies():
+            group = hierarchy / self.path.lstrip("/")
+            if not group.is_dir():
+                continue
+            for directory, _, _ in sorted(os.walk(group), key=lambda entry: -len(entry[0])):
+                Path(directory).rmdir()
+
+    def usage(self) -> Usage:
+        """Measure now. Raises: OSError when the group is gone."""
+        if is_unified():
+            stat = _flat(self._in("memory") / "memory.stat")
+            cpu = _flat(self._in("cpu") / "cpu.stat")["usage_usec"] / 1e6
+            current = int((self._in("memory") / "memory.current").read_text())
+            kills = _flat(self._in("memory") / "memory.events").get("oom_kill", 0)
+            return Usage(current, stat.get("file", 0) - stat.get("shmem", 0), cpu, kills)
+        stat = _flat(self._in("memory") / "memory.stat")
+        cpu = int((self._in("cpuacct") / "cpuacct.usage").read_text()) / 1e9
+        current = int((self._in("memory") / "memory.usage_in_bytes").read_text())
+        kills = _flat(self._in("memory") / "memory.oom_control").get("oom_kill", 0)
+        return Usage(current, stat.get("cache", 0) - stat.get("shmem", 0), cpu, kills)
+
+
+def _flat(path: Path) -> dict[str, int]:
+    """Parse a `key value` file."""
+    pairs = (line.split() for line in path.read_text().splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
+
+
+def _delegate(parent: Path) -> None:
+    """Let the children of a v2 group have limits, from the root down to `parent`."""
+    chain = [path for path in (*reversed(parent.parents), parent) if path == ROOT or ROOT in path.parents]
+    for path in chain:
+        (path / "cgroup.subtree_control").write_text("+cpu +memory +pids")

@@ -1,0 +1,44 @@
+"""Running the host's tools: one place for subprocesses, their time limits and their errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from sandpit.node.contract import NodeError
+
+
+class CommandFailed(NodeError):
+    """A host tool answered with an error."""
+
+    def __init__(self, command: Sequence[str], status: int | None, output: str) -> None:
+        """Keep the command's name, its exit status (None after a time-out) and what it printed."""
+        what = "did not finish in time" if status is None else f"failed with status {status}"
+        super().__init__(f"{' '.join(command[:6])} {what}: {output.strip()[-2000:] or '(no output)'}")
+        self.status = status
+        self.output = output
+
+
+async def run(*command: str, stdin: str | None = None, timeout: float = 30.0) -> str:
+    """Run a host tool to its end and return its standard output.
+
+    Raises: CommandFailed when it exits non-zero or takes longer than `timeout` seconds (it is then killed).
+    """
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(timeout):
+            out, err = await process.communicate(stdin.encode() if stdin is not None else None)
+    except TimeoutError:
+        raise CommandFailed(command, None, "") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        raise CommandFailed(command, process.returncode, (err or out).decode(errors="replace"))
+    return out.decode(errors="replace")

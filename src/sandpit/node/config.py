@@ -1,0 +1,71 @@
+"""What a node is told when it starts, and where its things lie on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+INNER_ADDRESS = IPv4Address("169.254.0.21")
+"""The address every sandbox believes it has: a snapshot taken in one network slot restores in any other."""
+GATEWAY_ADDRESS = IPv4Address("169.254.0.22")
+"""The host's end of every sandbox's link, as the sandbox sees it."""
+INNER_PREFIX = 30
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """Settings of one node. `name` separates what several nodes on one machine own; at most 8 letters and digits."""
+
+    data_dir: Path
+    run_dir: Path
+    name: str = "sandpit"
+    network: IPv4Network = IPv4Network("10.201.0.0/16")
+    """Outer addresses of the sandboxes, one each; seen on this machine only."""
+    runtime: str | None = None
+    """Forces one runtime for all templates; None takes each template's own."""
+    pool_size: int = 2
+    """Sandboxes kept ready per template."""
+    pool_memory_mb: int = 2048
+    """What the ready sandboxes may hold together, in MiB of resident memory (estimated by their snapshots)."""
+    memory_reserve_mb: int = 512
+    """Host memory, in MiB, that is never given to sandboxes."""
+    admission_timeout: float = 60.0
+    """Seconds that a create waits for room before it fails."""
+    allow_ranges: tuple[IPv4Network, ...] = ()
+    """Private ranges that the operator opens to all sandboxes."""
+
+    def __post_init__(self) -> None:
+        """Refuse names that could not be part of an interface's name."""
+        if not (self.name.isalnum() and self.name.isascii() and self.name.islower() and len(self.name) <= 8):
+            raise ValueError(f"node name {self.name!r} must be 1 to 8 lower-case letters and digits")
+
+    @property
+    def images_dir(self) -> Path:
+        """One directory per template build, with its `image.json`."""
+        return self.data_dir / "images"
+
+    @property
+    def layers_dir(self) -> Path:
+        """Root file system layers, shared by all templates."""
+        return self.data_dir / "layers"
+
+    @property
+    def snapshots_dir(self) -> Path:
+        """Checkpoints of booted templates."""
+        return self.data_dir / "snapshots"
+
+    @property
+    def sandboxes_dir(self) -> Path:
+        """One directory per sandbox: bundle, record, disk."""
+        return self.data_dir / "sandboxes"
+
+    @property
+    def mounts_dir(self) -> Path:
+        """Where merged root file systems are mounted."""
+        return self.run_dir / "mounts"
+
+    @property
+    def veth_prefix(self) -> str:
+        """Interface names are this plus the slot's number."""
+        return f"{self.name}-"

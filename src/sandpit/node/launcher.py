@@ -1,0 +1,198 @@
+"""Starting and ending containers: every resource a sandbox holds is taken and given back here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from sandpit.node.agent import Agent
+from sandpit.node.cgroups import Cgroup
+from sandpit.node.config import NodeConfig
+from sandpit.node.contract import NetworkPolicy, NodeError
+from sandpit.node.firewall import Firewall
+from sandpit.node.images import Image
+from sandpit.node.processes import ProcessId
+from sandpit.node.records import Record
+from sandpit.node.runtime.base import Limits, Plan, Runtime
+from sandpit.node.slots import Slot, Slots
+
+log = logging.getLogger(__name__)
+
+_AGENT_START_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a sandbox is started from."""
+
+    image: Image
+    layers: tuple[Path, ...]
+    rootfs: Path
+    closure: Path
+    snapshot: Path | None
+    """A checkpoint directory; None: cold boot."""
+
+
+@dataclass(slots=True)
+class Sandbox:
+    """A running container and everything it holds."""
+
+    container_id: str
+    image: Image
+    runtime: str
+    directory: Path
+    slot: Slot
+    cgroup: Cgroup
+    process: ProcessId
+    agent: Agent
+    sandbox_id: str | None = None
+    policy: NetworkPolicy = field(default_factory=NetworkPolicy)
+    ending: bool = False
+    """Set when its end is wanted, so that its death is no news."""
+
+    @property
+    def address(self) -> str:
+        """Where the edge finds it."""
+        return str(self.slot.outer)
+
+    def record(self) -> Record:
+        """What to keep on disk."""
+        return Record(
+            self.container_id,
+            self.image.build_id,
+            self.runtime,
+            self.slot.number,
+            self.process.pid,
+            self.process.start_ticks,
+            self.sandbox_id,
+            asdict(self.policy),
+        )
+
+
+class Launcher:
+    """Starts containers, ends them, cleans up after them."""
+
+    def __init__(self, config: NodeConfig, runtimes: Mapping[str, Runtime], slots: Slots, firewall: Firewall) -> None:
+        """Use the given parts; they belong to the caller."""
+        self._config = config
+        self._runtimes = runtimes
+        self._slots = slots
+        self._firewall = firewall
+
+    def runtime_of(self, image: Image) -> Runtime:
+        """The runtime for a template. Raises: NodeError when this node does not have it."""
+        name = self._config.runtime or image.runtime
+        try:
+            return self._runtimes[name]
+        except KeyError:
+            raise NodeError(
+                f"runtime {name!r} is not on this node (it has: {', '.join(self._runtimes) or 'none'}); see `sandpit doctor`"
+            ) from None
+
+    def cgroup(self, container_id: str) -> Cgroup:
+        """The groups of a container."""
+        return Cgroup(f"/{self._config.name}/{container_id}")
+
+    async def launch(self, source: Source) -> Sandbox:
+        """Start a container whose agent answers; it belongs to nobody yet. Raises: NodeError; nothing is left behind then."""
+        runtime = self.runtime_of(source.image)
+        container_id = f"c{secrets.token_hex(8)}"
+        directory = self._config.sandboxes_dir / container_id
+        slot = await self._slots.take()
+        process: ProcessId | None = None
+        try:
+            directory.mkdir(parents=True, mode=0o700)
+            Record(container_id, source.image.build_id, runtime.name, slot.number).write(directory)
+            plan = self._plan(source, container_id, directory, slot)
+            if source.snapshot is not None:
+                process = await runtime.restore(plan, source.snapshot)
+            else:
+                process = await runtime.boot(plan)
+            await self._firewall.set_policy(slot.link, NetworkPolicy())
+            sandbox = Sandbox(
+                container_id,
+                source.image,
+                runtime.name,
+                directory,
+                slot,
+                Cgroup(plan.cgroup),
+                process,
+                Agent(str(slot.outer)),
+            )
+            await self._until_healthy(sandbox)
+            sandbox.record().write(directory)
+        except BaseException:
+            await asyncio.shield(self._abandon(container_id, directory, slot, runtime))
+            raise
+        return sandbox
+
+    async def _until_healthy(self, sandbox: Sandbox) -> None:
+        """Wait for the agent, or for the container's death, whichever comes first. Raises: NodeError."""
+        healthy = asyncio.ensure_future(sandbox.agent.wait_healthy(_AGENT_START_SECONDS))
+        dead = asyncio.ensure_future(sandbox.process.wait())
+        try:
+            await asyncio.wait({healthy, dead}, return_when=asyncio.FIRST_COMPLETED)
+            if not healthy.done():
+                raise NodeError(f"the sandbox ended while it started (template {', '.join(sandbox.image.names)})")
+            await healthy
+        except BaseException:
+            await sandbox.agent.close()
+            raise
+        finally:
+            healthy.cancel()
+            dead.cancel()
+            await asyncio.gather(healthy, dead, return_exceptions=True)
+
+    def _plan(self, source: Source, container_id: str, directory: Path, slot: Slot) -> Plan:
+        image = source.image
+        limits = Limits(image.cpu_count, image.memory_mb, image.disk_mb, image.pids)
+        bundle = directory / "bundle"
+        bundle.mkdir()
+        cgroup = self.cgroup(container_id).path
+        return Plan(container_id, bundle, source.layers, source.rootfs, source.closure, slot, limits, cgroup)
+
+    async def _abandon(self, container_id: str, directory: Path, slot: Slot, runtime: Runtime) -> None:
+        """Undo a start that failed."""
+        try:
+            await self.clean(container_id, directory, slot, runtime.name)
+        except (OSError, TimeoutError, NodeError) as error:
+            log.error("cleaning up after the failed start of %s: %s", container_id, error)
+
+    async def end(self, sandbox: Sandbox) -> None:
+        """Kill a sandbox; returns when its processes are dead. What it held is still held: see `tidy`."""
+        sandbox.ending = True
+        sandbox.process.kill()
+        await sandbox.cgroup.kill_all()
+
+    async def tidy(self, sandbox: Sandbox) -> None:
+        """Give everything back that a dead sandbox held."""
+        await sandbox.agent.close()
+        await self.clean(sandbox.container_id, sandbox.directory, sandbox.slot, sandbox.runtime)
+
+    async def clean(self, container_id: str, directory: Path, slot: Slot | None, runtime: str) -> None:
+        """Kill what is left of a container, and remove all traces. The record goes last: a crash in between is tidied at start."""
+        cgroup = self.cgroup(container_id)
+        await cgroup.kill_all()
+        if runtime in self._runtimes:
+            await self._runtimes[runtime].forget(directory / "bundle", container_id)
+        await _removed(cgroup)
+        if slot is not None:
+            await self._slots.give_back(slot)
+        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+
+async def _removed(cgroup: Cgroup) -> None:
+    """Remove a group; its last processes may still be on their way out of the kernel."""
+    for _ in range(100):
+        try:
+            cgroup.remove()
+        except OSError:
+            await asyncio.sleep(0.02)
+        else:
+            return
+    cgroup.remove()

@@ -1,0 +1,180 @@
+"""gVisor: a user-space kernel between the sandbox and the host.
+
+The container's own root is a small read-only directory of mount points. The guest's first step (sandpit.guest.stage1) lays a file
+system of limited size (`/disk`: gVisor's tmpfs, backed by a file in the bundle, not by memory) over the template's root (`/lower`) and
+moves into the result. So a full disk is ENOSPC inside, never a failure of the sandbox, and all writes are part of a checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sandpit.node.processes import ProcessId
+from sandpit.node.runtime import oci
+from sandpit.node.runtime.base import Plan, RuntimeFailed
+
+_GUEST_CAPABILITIES = (
+    *oci.CAPABILITIES,
+    # These hold inside gVisor's own kernel only; the host never sees them.
+    "CAP_DAC_READ_SEARCH",
+    "CAP_IPC_OWNER",
+    "CAP_LEASE",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_ADMIN",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_NICE",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TTY_CONFIG",
+)
+_MOUNT_POINTS = ("proc", "sys", "dev", "lower", "disk", ".sandpit")
+_SENTRY_MEMORY_MB = 128
+"""Room for the sentry and the gofer in the sandbox's memory limit."""
+_SENTRY_PIDS = 512
+"""Room for the sentry's and the gofer's threads in the sandbox's pids limit."""
+_FLAGS = (
+    "--platform=systrap",
+    "--network=sandbox",
+    "--overlay2=none",
+    "--file-access-mounts=exclusive",
+    "--cpu-num-from-quota",
+    # Without it a checkpoint fails while any TCP connection is open or in TIME_WAIT.
+    "--net-disconnect-ok",
+)
+
+
+class Gvisor:
+    """The `runsc` driver."""
+
+    name = "gvisor"
+
+    def __init__(self, binary: Path, state_dir: Path) -> None:
+        """`state_dir` is runsc's root directory, of this node alone."""
+        self._binary = binary
+        self._state_dir = state_dir
+        self._skeleton = state_dir.parent / "skeleton"
+
+    def prepare(self) -> None:
+        """Make the directories that the driver needs."""
+        self._state_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
+        for name in _MOUNT_POINTS:
+            (self._skeleton / name).mkdir(parents=True, exist_ok=True)
+
+    @cached_property
+    def _digest(self) -> str:
+        with self._binary.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def release(self) -> str:
+        """See Runtime."""
+        return self._digest
+
+    def snapshots(self) -> bool:
+        """See Runtime."""
+        return True
+
+    async def boot(self, plan: Plan) -> ProcessId:
+        """See Runtime."""
+        self._write_bundle(plan)
+        await self._run(plan.bundle, "run", "--detach", "--bundle", str(plan.bundle), plan.container_id)
+        return self._sandbox_process(plan.container_id)
+
+    async def restore(self, plan: Plan, image: Path) -> ProcessId:
+        """See Runtime."""
+        self._write_bundle(plan)
+        arguments = ("--detach", "--bundle", str(plan.bundle), "--image-path", str(image))
+        await self._run(plan.bundle, "restore", *arguments, plan.container_id)
+        return self._sandbox_process(plan.container_id)
+
+    async def checkpoint(self, container_id: str, image: Path, *, leave_running: bool) -> None:
+        """See Runtime."""
+        arguments = ["--compression=none", "--exclude-committed-zero-pages", "--image-path", str(image)]
+        if leave_running:
+            arguments.append("--leave-running")
+        await self._run(image, "checkpoint", *arguments, container_id)
+
+    async def forget(self, plan_bundle: Path, container_id: str) -> None:
+        """See Runtime. `runsc delete` waits for seconds; what it would remove is removed here."""
+        for path in (*self._state_dir.glob(f"{container_id}_sandbox*"), self._state_dir / f"runsc-{container_id}.sock"):
+            path.unlink(missing_ok=True)
+        await asyncio.to_thread(shutil.rmtree, plan_bundle / "disk", ignore_errors=True)
+
+    def _write_bundle(self, plan: Plan) -> None:
+        disk = plan.bundle / "disk"
+        disk.mkdir(parents=True, exist_ok=True)
+        (plan.bundle / "config.json").write_text(json.dumps(self.config(plan, disk)))
+
+    def config(self, plan: Plan, disk: Path) -> dict[str, Any]:
+        """The OCI configuration."""
+        size = f"size={plan.limits.disk_mb}m"
+        hint = "dev.gvisor.spec.mount.disk"
+        return {
+            "ociVersion": "1.0.0",
+            "hostname": "sandbox",
+            "root": {"path": str(self._skeleton), "readonly": True},
+            "process": oci.process(oci.guest_command("stage1", "agent"), _GUEST_CAPABILITIES, no_new_privileges=False),
+            "annotations": {
+                f"{hint}.source": str(disk),
+                f"{hint}.type": "tmpfs",
+                f"{hint}.share": "container",
+                f"{hint}.options": f"rw,{size}",
+            },
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]},
+                {"destination": "/lower", "type": "bind", "source": str(plan.rootfs), "options": ["ro"]},
+                {"destination": "/.sandpit", "type": "bind", "source": str(plan.closure), "options": ["ro"]},
+                {"destination": "/disk", "type": "bind", "source": str(disk), "options": ["rw", size]},
+            ],
+            "linux": {
+                "namespaces": oci.namespaces(plan, "pid", "ipc", "uts", "mount"),
+                "cgroupsPath": plan.cgroup,
+                "resources": oci.resources(plan.limits, extra_memory_mb=_SENTRY_MEMORY_MB, extra_pids=_SENTRY_PIDS),
+            },
+        }
+
+    async def _run(self, log_dir: Path, command: str, *arguments: str) -> None:
+        """Run runsc with output to a file: a detached sandbox keeps its descriptors for life."""
+        log = log_dir.parent / f"{log_dir.name}.{command}.log"
+        # Releases up to 2024 look for this file to tell whether they are in the root network namespace; newer kernels have it in
+        # every namespace. Hiding /proc/sys/net from runsc alone makes them ask the namespace itself.
+        shim = 'mount -t tmpfs none /proc/sys/net && exec "$@"'
+        argv = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", shim, "sh", str(self._binary)]
+        argv += ["--root", str(self._state_dir), *_FLAGS, command, *arguments]
+        descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv, stdin=asyncio.subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, start_new_session=True
+            )
+        finally:
+            os.close(descriptor)
+        try:
+            async with asyncio.timeout(120):
+                status = await process.wait()
+        except (TimeoutError, asyncio.CancelledError):
+            process.kill()
+            raise
+        output = log.read_text(errors="replace")
+        log.unlink(missing_ok=True)
+        if status:
+            raise RuntimeFailed(
+                f"runsc {command} failed with status {status}: {output.strip()[-2000:] or '(no output)'}"
+            )
+
+    def _sandbox_process(self, container_id: str) -> ProcessId:
+        """The sandbox's host process, from runsc's own record."""
+        states = list(self._state_dir.glob(f"{container_id}_sandbox*.state"))
+        if not states:
+            raise RuntimeFailed(f"runsc keeps no record of container {container_id}")
+        record = json.loads(states[0].read_text())
+        try:
+            return ProcessId.of(int(record["sandbox"]["pid"]))
+        except (KeyError, ProcessLookupError) as error:
+            raise RuntimeFailed(f"the sandbox process of container {container_id} is gone: {error}") from error

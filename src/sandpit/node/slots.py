@@ -1,0 +1,173 @@
+"""Network slots: one namespace, one link, one outer address per sandbox.
+
+Slots are made ahead of demand and used again: giving a link its inner address back costs two netlink calls, making a namespace
+costs tens of milliseconds of kernel time. The runtime takes the inner end over and strips its address (gVisor), so every use
+starts by putting it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from sandpit.node.commands import CommandFailed, run
+from sandpit.node.config import GATEWAY_ADDRESS, INNER_ADDRESS, INNER_PREFIX, NodeConfig
+from sandpit.node.contract import CapacityExhausted, NetworkPolicy
+from sandpit.node.firewall import Firewall
+
+_NETNS_DIR = Path("/run/netns")
+_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One network slot."""
+
+    number: int
+    namespace: str
+    link: str
+    outer: IPv4Address
+
+    @property
+    def namespace_path(self) -> str:
+        """For the OCI configuration."""
+        return str(_NETNS_DIR / self.namespace)
+
+
+class Slots:
+    """Makes, lends and takes back network slots."""
+
+    def __init__(self, config: NodeConfig, firewall: Firewall) -> None:
+        """Nothing is touched before `start`."""
+        self._config = config
+        self._firewall = firewall
+        self._free: deque[Slot] = deque()
+        self._used: dict[int, Slot] = {}
+        self._known: set[int] = set()
+        self._making = asyncio.Lock()
+        self._limit = config.network.num_addresses - 2
+
+    def _slot(self, number: int) -> Slot:
+        name = f"{self._config.veth_prefix}{number}"
+        return Slot(number, name, name, self._config.network.network_address + number)
+
+    async def start(self, in_use: Iterable[int]) -> None:
+        """Adopt the slots of running sandboxes, drop what else an earlier process left, and stock up."""
+        await run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+        keep = set(in_use)
+        left = {self._number(path.name) for path in _NETNS_DIR.glob(f"{self._config.veth_prefix}*")} - {None}
+        await self._destroy([self._slot(number) for number in left if number is not None and number not in keep])
+        adopted = [self._slot(number) for number in sorted(keep)]
+        await self._firewall.add_slots((slot.link, slot.outer) for slot in adopted)
+        self._used = {slot.number: slot for slot in adopted}
+        self._known = set(keep)
+        await self._make(_BATCH)
+
+    def _number(self, name: str) -> int | None:
+        digits = name.removeprefix(self._config.veth_prefix)
+        return int(digits) if digits.isascii() and digits.isdigit() else None
+
+    def get(self, number: int) -> Slot:
+        """A slot that is lent out."""
+        return self._used[number]
+
+    def by_address(self, outer: str) -> Slot | None:
+        """The lent slot with this outer address."""
+        return self._used.get(int(IPv4Address(outer)) - int(self._config.network.network_address))
+
+    async def take(self) -> Slot:
+        """Lend a slot that has its address and reaches nothing yet. Raises: CapacityExhausted."""
+        async with self._making:
+            if not self._free:
+                await self._make(_BATCH)
+            slot = self._free.popleft()
+        self._used[slot.number] = slot
+        return slot
+
+    async def give_back(self, slot: Slot) -> None:
+        """Take a slot back after its sandbox is dead; one that cannot be cleaned is destroyed, never lent again."""
+        try:
+            await self._firewall.set_policy(slot.link, NetworkPolicy(deny_out=("0.0.0.0/0",)))
+            await self._forget_flows(slot)
+            await self._address([slot])
+        except CommandFailed:
+            await self._destroy([slot], ruled=True)
+            self._used.pop(slot.number, None)
+            self._known.discard(slot.number)
+            return
+        self._used.pop(slot.number, None)
+        self._free.append(slot)
+
+    async def _forget_flows(self, slot: Slot) -> None:
+        """Drop tracked connections, so that no packet of the last sandbox's flows reaches the next one."""
+        for side in ("--orig-src", "--orig-dst"):
+            with contextlib.suppress(CommandFailed):  # exits 1 when there was nothing to delete
+                await run("conntrack", "-D", side, str(slot.outer))
+
+    async def _make(self, count: int) -> None:
+        """Make new slots, in one batch for each tool."""
+        numbers = self._unused(count)
+        if not numbers:
+            raise CapacityExhausted(
+                f"all {self._limit} network slots of {self._config.network} are in use: kill sandboxes, "
+                "or configure a larger sandbox network"
+            )
+        slots = [self._slot(number) for number in numbers]
+        lines = []
+        for slot in slots:
+            lines += [
+                f"netns add {slot.namespace}",
+                f"link add {slot.link} type veth peer name eth0 netns {slot.namespace}",
+                f"link set {slot.link} up",
+                f"addr add {GATEWAY_ADDRESS}/32 dev {slot.link}",
+                f"route add {slot.outer}/32 via {INNER_ADDRESS} dev {slot.link} onlink",
+            ]
+        await run("ip", "-batch", "-", stdin="\n".join(lines) + "\n")
+        for slot in slots:
+            # Reverse-path filtering would drop what comes in under the outer address on some distributions.
+            Path(f"/proc/sys/net/ipv4/conf/{slot.link}/rp_filter").write_text("0")
+            Path(f"/proc/sys/net/ipv6/conf/{slot.link}/disable_ipv6").write_text("1")
+        await self._firewall.add_slots((slot.link, slot.outer) for slot in slots)
+        await self._address(slots)
+        self._known.update(numbers)
+        self._free.extend(slots)
+
+    def _unused(self, count: int) -> list[int]:
+        found: list[int] = []
+        number = 1
+        while len(found) < count and number <= self._limit:
+            if number not in self._known:
+                found.append(number)
+            number += 1
+        return found
+
+    async def _address(self, slots: Sequence[Slot]) -> None:
+        """Give the inner ends the address and the route that every sandbox has."""
+        lines = (
+            "addr flush dev eth0",
+            f"addr add {INNER_ADDRESS}/{INNER_PREFIX} dev eth0",
+            "link set eth0 up",
+            "link set lo up",
+            f"route replace default via {GATEWAY_ADDRESS}",
+        )
+        for slot in slots:
+            await run("ip", "-n", slot.namespace, "-batch", "-", stdin="\n".join(lines) + "\n")
+
+    async def _destroy(self, slots: Sequence[Slot], *, ruled: bool = False) -> None:
+        if ruled:
+            await self._firewall.remove_slots((slot.link, slot.outer) for slot in slots)
+        for slot in slots:
+            with contextlib.suppress(CommandFailed):  # the link goes with its namespace, unless that was half-made
+                await run("ip", "link", "del", slot.link)
+            await run("ip", "netns", "del", slot.namespace)
+
+    async def stop(self, *, keep_used: bool) -> None:
+        """Destroy the free slots, and the lent ones unless their sandboxes go on."""
+        slots = list(self._free) + ([] if keep_used else list(self._used.values()))
+        self._free.clear()
+        await self._destroy(slots, ruled=True)

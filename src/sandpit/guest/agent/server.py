@@ -1,0 +1,62 @@
+"""The agent's application: all routes behind one guard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from sandpit.guest.agent import files, filesystem, identity, process_service
+from sandpit.guest.agent.guard import Guard
+from sandpit.guest.agent.metrics import Meter
+from sandpit.guest.agent.processes import ProcessTable
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from sandpit.guest.agent.state import AgentState
+
+
+def build_app(state: AgentState) -> Starlette:
+    """The ASGI application of port 49983. Its `state.processes` must be told of SIGCHLD (`reap`)."""
+    table = ProcessTable()
+    app = Starlette(
+        routes=[
+            *process_service.routes(table),
+            *filesystem.routes(state),
+            *files.routes(state),
+            Route("/health", health),
+            Route("/metrics", metrics),
+            Route("/envs", envs),
+            Route("/init", identity.init, methods=["POST"]),
+        ],
+        middleware=[
+            # Outermost: a browser's preflight carries no token.
+            Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"], max_age=7200),
+            Middleware(Guard, state=state),
+        ],
+    )
+    app.router.redirect_slashes = False
+    app.state.agent = state
+    app.state.processes = table
+    app.state.meter = Meter()
+    return app
+
+
+async def health(_request: Request) -> Response:
+    """Answer that the agent is alive."""
+    return Response(status_code=204)
+
+
+async def metrics(request: Request) -> Response:
+    """What the sandbox uses."""
+    return JSONResponse(request.app.state.meter.read(), headers={"cache-control": "no-store"})
+
+
+async def envs(request: Request) -> Response:
+    """The global environment."""
+    return JSONResponse(request.app.state.agent.env)

@@ -1,0 +1,231 @@
+"""The layer store: directories in overlayfs upper format, stacked by mounting into root file systems.
+
+    <data_dir>/layers/<key>/fs          the tree
+    <data_dir>/layers/<key>/layer.json  {"key", "parent", "step", "bytes", "seconds"}
+    <data_dir>/layers/.tmp/             layers in the making; their makers hold a lock on them
+
+A layer appears by one rename, when it is complete and on disk: a killed build leaves only a temporary directory, which the next build
+sweeps away. Keys are content hashes, so a layer never changes and is shared by all templates.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_MS_RDONLY, _MS_NOSUID, _MNT_DETACH = 1, 2, 2
+_OPTIONS_LIMIT = 4095  # mount(2) takes one page of options
+OPAQUE = "trusted.overlay.opaque"
+
+
+class LayerError(Exception):
+    """A layer could not be made or mounted. The message says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A finished layer. `parent` is the key of the layer it was made on; None for a whole root file system."""
+
+    key: str
+    path: Path
+    parent: str | None
+    step: str
+    bytes: int
+    seconds: float
+
+    @property
+    def fs(self) -> Path:
+        """The tree itself, to be used as a `lowerdir`."""
+        return self.path / "fs"
+
+
+def layer_key(parent: str | None, step: str, *inputs: str | bytes) -> str:
+    """The key of a layer: 32 hex digits of SHA-256 over the parent's key, the step and all that it reads."""
+    digest = hashlib.sha256()
+    for part in (parent or "", step, *inputs):
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()[:32]
+
+
+class LayerStore:
+    """The layers below one data directory. Safe to use from several processes."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.root = data_dir.absolute() / "layers"
+        self._tmp = self.root / ".tmp"
+        self._locks = self.root / ".locks"
+        for folder in (self.root, self._tmp, self._locks):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def find(self, key: str) -> Layer | None:
+        """The finished layer with this key, else None."""
+        path = self.root / _checked(key)
+        try:
+            about = json.loads((path / "layer.json").read_text())
+        except FileNotFoundError:
+            return None
+        return Layer(key, path, about["parent"], about["step"], about["bytes"], about["seconds"])
+
+    def chain(self, key: str) -> list[Layer]:
+        """The layer and all below it, lowest first. Raises: LayerError if one is missing."""
+        chain: list[Layer] = []
+        wanted: str | None = key
+        while wanted is not None:
+            layer = self.find(wanted)
+            if layer is None:
+                raise LayerError(f"layer {wanted} is missing below {self.root}; build the image again")
+            chain.append(layer)
+            wanted = layer.parent
+        return chain[::-1]
+
+    def ensure(self, key: str, *, parent: str | None, step: str, produce: Callable[[Path], None]) -> Layer:
+        """The layer with this key; if it is missing, `produce` fills an empty tree with it. One maker per key at a time."""
+        with _locked(self._locks / _checked(key)):
+            if layer := self.find(key):
+                return layer
+            with self.building(key, parent=parent, step=step) as fs:
+                produce(fs)
+            layer = self.find(key)
+        if layer is None:
+            raise LayerError(f"layer {key} vanished while it was made; build the image again")
+        return layer
+
+    @contextmanager
+    def building(self, key: str, *, parent: str | None, step: str) -> Iterator[Path]:
+        """Give an empty directory to fill; it becomes the layer when the block ends well, and is removed when not.
+
+        If another build finished the same layer meanwhile, that one stays. The directory is on the store's file system, so it may
+        serve as `upperdir`.
+        """
+        started = time.monotonic()
+        work, lock = self._claim(key)
+        try:
+            fs = work / "fs"
+            fs.mkdir(mode=0o755)
+            yield fs
+            layer = Layer(key, self.root / key, parent, step, tree_bytes(fs), round(time.monotonic() - started, 3))
+            (work / "layer.json").write_text(json.dumps({k: v for k, v in asdict(layer).items() if k != "path"}))
+            _sync_file_system(work)
+            with suppress(OSError):  # ENOTEMPTY: the other build's layer is as good
+                work.rename(layer.path)
+                _sync_file_system(self.root)
+        finally:
+            remove_tree(work)
+            os.close(lock)
+
+    def _claim(self, key: str) -> tuple[Path, int]:
+        with _locked(self._locks / "sweep"):  # guards the moment between making a temporary directory and locking it
+            self._sweep()
+            work = Path(tempfile.mkdtemp(prefix=f"{_checked(key)}.", dir=self._tmp))
+            lock = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        return work, lock
+
+    def _sweep(self) -> None:
+        for stale in self._tmp.iterdir():
+            fd = os.open(stale, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue  # somebody is at work in it
+            finally:
+                os.close(fd)
+            remove_tree(stale)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a tree that may have mounts in it, which are detached first: nothing outside the tree is touched."""
+    unmount_beneath(path)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def tree_bytes(path: Path) -> int:
+    """Disk space of a tree in bytes, hard links counted once."""
+    seen: set[int] = set()
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            status = os.lstat(f"{folder}/{name}")
+            if status.st_nlink == 1 or status.st_ino not in seen:
+                seen.add(status.st_ino)
+                total += status.st_blocks * 512
+    return total
+
+
+def whiteout(path: Path) -> None:
+    """Hide a lower layer's file at this path (overlayfs: character device 0/0)."""
+    os.mknod(path, stat.S_IFCHR, os.makedev(0, 0))
+
+
+def make_opaque(folder: Path) -> None:
+    """Hide everything that lower layers have in this directory."""
+    os.setxattr(folder, OPAQUE, b"y")
+
+
+def mount_layers(layers: Sequence[Layer], target: Path) -> None:
+    """Mount the merged read-only root of an image at `target`. `layers` are lowest first. Raises: LayerError."""
+    target.mkdir(parents=True, exist_ok=True)
+    lowers = [str(layer.fs) for layer in reversed(layers)]
+    if len(lowers) == 1:  # overlayfs without an upper directory wants two lower ones
+        empty = layers[0].path / "empty"
+        empty.mkdir(exist_ok=True)
+        lowers.insert(0, str(empty))
+    options = f"lowerdir={':'.join(lowers)}"
+    if len(options) > _OPTIONS_LIMIT:
+        raise LayerError(f"{len(lowers)} layers are too many for one mount; squash the image or shorten the data directory's path")
+    if _libc.mount(b"overlay", os.fsencode(target), b"overlay", _MS_RDONLY | _MS_NOSUID, options.encode()) != 0:
+        reason = os.strerror(ctypes.get_errno())
+        raise LayerError(f"cannot mount {len(layers)} layers at {target}: {reason}; overlayfs and root are needed")
+
+
+def unmount(target: Path) -> None:
+    """Detach the mount at `target`, if there is one."""
+    _libc.umount2(os.fsencode(target), _MNT_DETACH)
+
+
+def unmount_beneath(path: Path) -> None:
+    """Detach every mount at or below `path`, the newest first."""
+    prefix = str(path.absolute())
+    with open("/proc/self/mountinfo") as mounts:  # noqa: PTH123 (a kernel file, read in one go)
+        points = [line.split()[4].encode().decode("unicode_escape") for line in mounts]
+    for point in reversed(points):
+        if point == prefix or point.startswith(f"{prefix}/"):
+            unmount(Path(point))
+
+
+def _checked(key: str) -> str:
+    if not key.isalnum():
+        raise LayerError(f"{key!r} is no layer key: letters and digits only")
+    return key
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _sync_file_system(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        if _libc.syncfs(fd) != 0:
+            raise LayerError(f"cannot write {path} to disk: {os.strerror(ctypes.get_errno())}; is the disk full?")
+    finally:
+        os.close(fd)

@@ -61,9 +61,9 @@ class NodeConfig:
         return self.data_dir / "sandboxes"
 
     @property
-    def mounts_dir(self) -> Path:
-        """Where merged root file systems are mounted."""
-        return self.run_dir / "mounts"
+    def roots_dir(self) -> Path:
+        """Root file systems in the form a runtime starts from."""
+        return self.data_dir / "roots"
 
     @property
     def veth_prefix(self) -> str:

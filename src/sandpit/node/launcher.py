@@ -32,7 +32,7 @@ class Source:
 
     image: Image
     layers: tuple[Path, ...]
-    rootfs: Path
+    root: Path
     closure: Path
     snapshot: Path | None
     """A checkpoint directory; None: cold boot."""
@@ -138,7 +138,9 @@ class Launcher:
         try:
             await asyncio.wait({healthy, dead}, return_when=asyncio.FIRST_COMPLETED)
             if not healthy.done():
-                raise NodeError(f"the sandbox ended while it started (template {', '.join(sandbox.image.names)})")
+                raise NodeError(
+                    f"the sandbox ended while it started (template {', '.join(sandbox.image.names)}): {_last_words(sandbox)}"
+                )
             await healthy
         except BaseException:
             await sandbox.agent.close()
@@ -154,7 +156,7 @@ class Launcher:
         bundle = directory / "bundle"
         bundle.mkdir()
         cgroup = self.cgroup(container_id).path
-        return Plan(container_id, bundle, source.layers, source.rootfs, source.closure, slot, limits, cgroup)
+        return Plan(container_id, bundle, source.layers, source.root, source.closure, slot, limits, cgroup)
 
     async def _abandon(self, container_id: str, directory: Path, slot: Slot, runtime: Runtime) -> None:
         """Undo a start that failed."""
@@ -196,3 +198,11 @@ async def _removed(cgroup: Cgroup) -> None:
         else:
             return
     cgroup.remove()
+
+
+def _last_words(sandbox: Sandbox) -> str:
+    """The end of what the runtime and the guest's first process printed."""
+    try:
+        return (sandbox.directory / "runtime.log").read_text(errors="replace").strip()[-2000:] or "(no output)"
+    except OSError:
+        return "(no output)"

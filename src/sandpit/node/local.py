@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sandpit.node import images, mounts
+from sandpit.node import images
 from sandpit.node.admission import Admission
 from sandpit.node.agent import Agent, Identity
 from sandpit.node.config import NodeConfig
@@ -67,9 +67,8 @@ class LocalNode:
 
     async def start(self) -> Sequence[RunningSandbox]:
         """See Node."""
-        for directory in (self._config.sandboxes_dir, self._config.snapshots_dir, self._config.mounts_dir):
+        for directory in (self._config.sandboxes_dir, self._config.snapshots_dir, self._config.roots_dir):
             directory.mkdir(parents=True, exist_ok=True, mode=0o711)
-        mounts.make_shared(self._config.mounts_dir)
         await self._firewall.install(await self._dns.start())
         alive, dead = self._survey()
         await self._slots.start(record.slot for _, record in alive)
@@ -132,8 +131,6 @@ class LocalNode:
         await self._slots.stop(keep_used=not kill_sandboxes)
         if not self._sandboxes:
             await self._firewall.remove()
-            self._templates.forget()
-            mounts.unmount(self._config.mounts_dir)
 
     async def create(self, spec: SandboxSpec) -> RunningSandbox:
         """See Node."""

@@ -11,7 +11,7 @@ import shutil
 import time
 from pathlib import Path
 
-from sandpit.node import images, mounts
+from sandpit.node import images
 from sandpit.node.agent import Identity
 from sandpit.node.config import NodeConfig
 from sandpit.node.contract import NodeError
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 START_COMMAND_TAG = "start_cmd"
 _READY_TIMEOUT = 600.0
+_QUIET_SECONDS = 0.1
 _SETTLE_SECONDS = 15.0
 """How long a start command without a ready command gets before the snapshot (documentation of 2024)."""
 
@@ -46,38 +47,17 @@ class Templates:
                 self._sources[build_id] = await self._prepare(build_id)
         return self._sources[build_id]
 
-    def without_snapshot(self, source: Source) -> Source:
-        """The same, booted cold from now on: its snapshot does not restore."""
-        cold = Source(source.image, source.layers, source.rootfs, source.closure, None)
-        self._sources[source.image.build_id] = cold
-        return cold
-
-    def forget(self) -> None:
-        """Unmount all root file systems. Running gVisor sandboxes keep theirs through their own mount namespace."""
-        for path in sorted(mounts.mount_points()):
-            if path.startswith(f"{self._config.mounts_dir}/"):
-                mounts.unmount(Path(path))
-        self._sources.clear()
-
     async def _prepare(self, build_id: str) -> Source:
         image = images.load(self._config, build_id)
         layers = tuple(images.layer_paths(self._config, image))
-        cold = Source(image, layers, self._mounted(image, layers), self._closure, None)
+        root = await self._launcher.runtime_of(image).root(layers, self._config.roots_dir)
+        cold = Source(image, layers, root, self._closure, None)
         if not self._launcher.runtime_of(image).snapshots():
             return cold
         snapshot = self._config.snapshots_dir / build_id / self._key(image)
         if not (snapshot / "manifest.json").exists():
             await self._take(cold, snapshot)
-        return Source(image, layers, cold.rootfs, self._closure, snapshot)
-
-    def _mounted(self, image: Image, layers: tuple[Path, ...]) -> Path:
-        if len(layers) == 1:
-            return layers[0]
-        target = self._config.mounts_dir / image.build_id
-        target.mkdir(parents=True, exist_ok=True)
-        if not mounts.is_mount(target):
-            mounts.overlay(target, layers)
-        return target
+        return Source(image, layers, root, self._closure, snapshot)
 
     def _key(self, image: Image) -> str:
         """Names a snapshot by all that it depends on."""
@@ -95,6 +75,7 @@ class Templates:
         try:
             await start_up(sandbox)
             runtime = self._launcher.runtime_of(cold.image)
+            await _quiesce(sandbox)
             await runtime.checkpoint(sandbox.container_id, staging, leave_running=False)
         finally:
             await self._launcher.end(sandbox)
@@ -110,6 +91,16 @@ class Templates:
         await asyncio.to_thread(_sync, staging)
         staging.rename(snapshot)
         log.info("snapshot of %s: %d MiB in %.1f s", cold.image.names, size >> 20, time.monotonic() - began)
+
+
+async def _quiesce(sandbox: Sandbox) -> None:
+    """Leave no connection open that the checkpoint would cut.
+
+    gVisor saves an epoll instance's list of ready descriptors while it cuts connections; an event in between makes the restored instance
+    deaf (google/gvisor#13920, #14147). Without connections there is no event.
+    """
+    await sandbox.agent.close()
+    await asyncio.sleep(_QUIET_SECONDS)
 
 
 async def start_up(sandbox: Sandbox) -> None:

@@ -1,13 +1,14 @@
 """The first step inside a gVisor sandbox: put the writable root file system together and move into it.
 
-Found at start (docs/architecture.md, the guest): `/lower` the template's root, read-only; `/disk` an empty file system whose size is the
-sandbox's disk limit; `/.sandpit` the guest closure; `/proc`, `/sys`, `/dev`. Left behind: an overlay of `/lower` and `/disk` as `/`.
+Found at start (docs/architecture.md, the guest): `/` the template's root, read-only; `/.disk` an empty file system whose size is the
+sandbox's disk limit; `/.sandpit` the guest closure; `/proc`, `/sys`, `/dev`. Left behind: an overlay of both as `/`.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import stat
 
 _MS_BIND = 0x1000
 _MS_REC = 0x4000
@@ -15,6 +16,8 @@ _MS_NOSUID = 0x2
 _MS_NODEV = 0x4
 _MNT_DETACH = 0x2
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_DISK = "/.disk"
+_ROOT = f"{_DISK}/root"
 _KEPT = (".sandpit", "proc", "sys", "dev")
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -23,18 +26,19 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def enter() -> None:
     """Make the overlay the root of this process. Raises: OSError: the sandbox must not start half-made."""
     for name in ("upper", "work", "root"):
-        os.mkdir(f"/disk/{name}")
-    os.chmod("/disk/upper", 0o755)
-    _mount("overlay", "/disk/root", "overlay", 0, "lowerdir=/lower,upperdir=/disk/upper,workdir=/disk/work")
+        os.mkdir(f"{_DISK}/{name}")
+    os.chmod(f"{_DISK}/upper", 0o755)
+    os.mknod(f"{_DISK}/upper{_DISK}", stat.S_IFCHR)  # a whiteout: not seen in the new root
+    _mount("overlay", _ROOT, "overlay", 0, f"lowerdir=/,upperdir={_DISK}/upper,workdir={_DISK}/work")
     for name in _KEPT:
-        target = f"/disk/root/{name}"
+        target = f"{_ROOT}/{name}"
         if os.path.islink(target) or (os.path.exists(target) and not os.path.isdir(target)):
             os.unlink(target)
         os.makedirs(target, mode=0o755, exist_ok=True)
         _mount(f"/{name}", target, None, _MS_BIND | _MS_REC, None)
-    os.makedirs("/disk/root/dev/shm", mode=0o1777, exist_ok=True)
-    _mount("shm", "/disk/root/dev/shm", "tmpfs", _MS_NOSUID | _MS_NODEV, f"mode=1777,size={_memory_kib() // 2}k")
-    os.chdir("/disk/root")
+    os.makedirs(f"{_ROOT}/dev/shm", mode=0o1777, exist_ok=True)
+    _mount("shm", f"{_ROOT}/dev/shm", "tmpfs", _MS_NOSUID | _MS_NODEV, f"mode=1777,size={_memory_kib() // 2}k")
+    os.chdir(_ROOT)
     # Stacking the old root on the new one and detaching it needs no directory of the image (pivot_root(2), notes).
     _check(_libc.syscall(ctypes.c_long(_SYS_PIVOT_ROOT[os.uname().machine]), b".", b"."), "pivot_root")
     _check(_libc.umount2(b".", _MNT_DETACH), "detach the old root")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -38,8 +39,8 @@ class Plan:
     """Directory of this container alone; the runtime writes config.json and what else it needs into it."""
     layers: tuple[Path, ...]
     """Root file system layers, bottom first; never written to."""
-    rootfs: Path
-    """The same layers, merged, read-only."""
+    root: Path
+    """What `Runtime.root` made of them."""
     closure: Path
     """The guest closure, mounted read-only at /.sandpit."""
     slot: Slot
@@ -58,6 +59,9 @@ class Runtime(Protocol):
 
     def snapshots(self) -> bool:
         """Whether checkpoint and restore of live processes work here."""
+
+    async def root(self, layers: Sequence[Path], store: Path) -> Path:
+        """Bring layers, bottom first, into the form this runtime starts from; kept in `store`. Raises: NodeError, OSError."""
 
     async def boot(self, plan: Plan) -> ProcessId:
         """Start a container from its root file system; returns its first host process. Raises: RuntimeFailed."""

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,10 @@ class Crun:
     def snapshots(self) -> bool:
         """See Runtime. Live snapshots need CRIU, which is not driven yet."""
         return False
+
+    async def root(self, layers: Sequence[Path], store: Path) -> Path:
+        """See Runtime. Every sandbox mounts the layers for itself, with owners of its own."""
+        return layers[-1]
 
     async def boot(self, plan: Plan) -> ProcessId:
         """See Runtime."""
@@ -186,7 +191,7 @@ class Crun:
         join = "".join(f"echo $$ > {path}/cgroup.procs && " for path in cgroup.directories())
         argv = ["sh", "-c", f'{join}exec "$@"', "sh", str(self._binary), "--root", str(self._state_dir)]
         argv += ["--cgroup-manager=disabled", *arguments]
-        log = plan.bundle / "crun.log"
+        log = plan.bundle.parent / "runtime.log"
         descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             process = await asyncio.create_subprocess_exec(

@@ -1,8 +1,9 @@
 """gVisor: a user-space kernel between the sandbox and the host.
 
-The container's own root is a small read-only directory of mount points. The guest's first step (sandpit.guest.stage1) lays a file
-system of limited size (`/disk`: gVisor's tmpfs, backed by a file in the bundle, not by memory) over the template's root (`/lower`) and
-moves into the result. So a full disk is ENOSPC inside, never a failure of the sandbox, and all writes are part of a checkpoint.
+A template's root file system is one EROFS file that the sentry reads by itself: no call leaves the sandbox to open a file, all sandboxes
+share its pages, and nothing can write to it. The guest's first step (sandpit.guest.stage1) lays a file system of limited size (`/.disk`:
+gVisor's tmpfs, backed by a file in the bundle, not by memory) over it and moves into the result. So a full disk is ENOSPC inside, never a
+failure of the sandbox, and all writes are part of a checkpoint.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sandpit.node import mounts
+from sandpit.node.commands import run
 from sandpit.node.processes import ProcessId
 from sandpit.node.runtime import oci
 from sandpit.node.runtime.base import Plan, RuntimeFailed
@@ -34,9 +39,10 @@ _GUEST_CAPABILITIES = (
     "CAP_SYS_RESOURCE",
     "CAP_SYS_TTY_CONFIG",
 )
-_MOUNT_POINTS = ("proc", "sys", "dev", "lower", "disk", ".sandpit")
+_MOUNT_POINTS = ("proc", "sys", "dev", ".disk", ".sandpit")
 _SENTRY_MEMORY_MB = 128
 """Room for the sentry and the gofer in the sandbox's memory limit."""
+_MKFS_SECONDS = 900.0
 _SENTRY_PIDS = 512
 """Room for the sentry's and the gofer's threads in the sandbox's pids limit."""
 _FLAGS = (
@@ -80,6 +86,25 @@ class Gvisor:
         """See Runtime."""
         return True
 
+    async def root(self, layers: Sequence[Path], store: Path) -> Path:
+        """See Runtime. One EROFS file for each stack of layers."""
+        key = hashlib.sha256("\n".join(layer.parent.name for layer in layers).encode()).hexdigest()[:24]
+        image = store / f"{key}.erofs"
+        if image.exists():
+            return image
+        store.mkdir(parents=True, exist_ok=True)
+        partial = store / f"{key}.new"
+        partial.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(dir=store) as scratch:
+            merged = Path(scratch)
+            mounts.overlay(merged, [*layers, self._skeleton])
+            try:
+                await run("mkfs.erofs", "-Enoinline_data", str(partial), str(merged), timeout=_MKFS_SECONDS)
+            finally:
+                mounts.unmount(merged)
+        partial.rename(image)
+        return image
+
     async def boot(self, plan: Plan) -> ProcessId:
         """See Runtime."""
         self._write_bundle(plan)
@@ -121,6 +146,8 @@ class Gvisor:
             "root": {"path": str(self._skeleton), "readonly": True},
             "process": oci.process(oci.guest_command("stage1", "agent"), _GUEST_CAPABILITIES, no_new_privileges=False),
             "annotations": {
+                "dev.gvisor.spec.rootfs.source": str(plan.root),
+                "dev.gvisor.spec.rootfs.type": "erofs",
                 f"{hint}.source": str(disk),
                 f"{hint}.type": "tmpfs",
                 f"{hint}.share": "container",
@@ -129,9 +156,8 @@ class Gvisor:
             "mounts": [
                 {"destination": "/proc", "type": "proc", "source": "proc"},
                 {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]},
-                {"destination": "/lower", "type": "bind", "source": str(plan.rootfs), "options": ["ro"]},
                 {"destination": "/.sandpit", "type": "bind", "source": str(plan.closure), "options": ["ro"]},
-                {"destination": "/disk", "type": "bind", "source": str(disk), "options": ["rw", size]},
+                {"destination": "/.disk", "type": "bind", "source": str(disk), "options": ["rw", size]},
             ],
             "linux": {
                 "namespaces": oci.namespaces(plan, "pid", "ipc", "uts", "mount"),
@@ -142,13 +168,13 @@ class Gvisor:
 
     async def _run(self, log_dir: Path, command: str, *arguments: str) -> None:
         """Run runsc with output to a file: a detached sandbox keeps its descriptors for life."""
-        log = log_dir.parent / f"{log_dir.name}.{command}.log"
+        log = log_dir.parent / "runtime.log"
         # Releases up to 2024 look for this file to tell whether they are in the root network namespace; newer kernels have it in
         # every namespace. Hiding /proc/sys/net from runsc alone makes them ask the namespace itself.
         shim = 'mount -t tmpfs none /proc/sys/net && exec "$@"'
         argv = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", shim, "sh", str(self._binary)]
         argv += ["--root", str(self._state_dir), *_FLAGS, command, *arguments]
-        descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             process = await asyncio.create_subprocess_exec(
                 *argv, stdin=asyncio.subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, start_new_session=True
@@ -161,9 +187,8 @@ class Gvisor:
         except (TimeoutError, asyncio.CancelledError):
             process.kill()
             raise
-        output = log.read_text(errors="replace")
-        log.unlink(missing_ok=True)
         if status:
+            output = log.read_text(errors="replace")
             raise RuntimeFailed(
                 f"runsc {command} failed with status {status}: {output.strip()[-2000:] or '(no output)'}"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from .answers import Refusal, render
 from .body import BodyError
@@ -43,10 +43,9 @@ class Client(asyncio.Protocol):
     # What the event loop tells
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's do not inherit from it
         limits = self.edge.limits
-        transport.set_write_buffer_limits(high=limits.buffer_bytes)
+        self.transport.set_write_buffer_limits(high=limits.buffer_bytes)
         peer = transport.get_extra_info("peername")
         self.peer = peer[0].partition("%")[0].encode() if peer else b"unknown"
         self.deadline = self.edge.loop.time() + limits.head_time

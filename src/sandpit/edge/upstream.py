@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from .directory import RELAY_PORT
 
@@ -58,8 +58,7 @@ class Upstream(asyncio.Protocol):
         self._reading = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.adopt(transport)
+        self.adopt(cast("asyncio.Transport", transport))  # uvloop's do not inherit from it
 
     def adopt(self, transport: asyncio.Transport) -> None:
         self.transport = transport

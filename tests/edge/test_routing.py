@@ -283,5 +283,3 @@ async def test_the_api_shares_the_address(directory: MemoryDirectory) -> None:
         assert (status, json.loads(body)["message"]) == (502, "The API cannot be reached")
 
 
-def test_addresses_of_the_tests_are_apart() -> None:
-    assert ADDRESS != "127.0.0.1"

@@ -93,9 +93,10 @@ class ChunkedBody:
         found = data.find(b"\n", start)
         end = found + 1 if found >= 0 else len(data)
         line = self._line + data[start:end]
-        limit = 2 if self._state is _State.DATA_END else _LINE_LIMIT
-        if len(line) > limit:
+        if len(line) > _LINE_LIMIT:
             raise BodyError("a line of the chunked coding is too long")
+        if self._state is _State.DATA_END and not b"\r\n".startswith(line):
+            raise BodyError("a chunk is longer than its size")
         if found < 0:
             self._line = line
             return end
@@ -111,8 +112,6 @@ class ChunkedBody:
             self._left = int(match[1], 16)
             self._state = _State.DATA if self._left else _State.TRAILER
         elif self._state is _State.DATA_END:
-            if line != b"\r\n":
-                raise BodyError("a chunk is longer than its size")
             self._state = _State.SIZE
         elif line == b"\r\n":
             self.done = True

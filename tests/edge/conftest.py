@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import inspect
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
 import pytest
 import uvloop
 
-sys.path.insert(0, str(Path(__file__).parent))
+_HERE = Path(__file__).parent
+sys.path.insert(0, str(_HERE))
 
 from edge_support import MemoryDirectory, edge_for
 
@@ -30,3 +34,19 @@ async def edge(directory: MemoryDirectory) -> AsyncIterator[Edge]:
     directory.add()
     async with edge_for(directory) as running:
         yield running
+
+
+def _bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    @functools.wraps(test)
+    async def run(*args: object, **named: object) -> None:
+        async with asyncio.timeout(15):
+            await test(*args, **named)
+
+    return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Time limits from within: uvloop does not let a signal handler stop a waiting loop."""
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj) and item.path.parent == _HERE:
+            item.obj = _bounded(item.obj)

@@ -148,5 +148,3 @@ def free_port(address: str = ADDRESS) -> int:
         sock.bind((address, 0))
         port: int = sock.getsockname()[1]
         return port
-
-

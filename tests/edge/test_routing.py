@@ -179,7 +179,9 @@ async def test_private_ports_demand_the_traffic_token(directory: MemoryDirectory
 
 
 async def test_a_preflight_passes_so_that_the_refusal_can_be_read(edge: Edge) -> None:
-    extra = "Origin: https://a.example\r\nAccess-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: x-a\r\n"
+    extra = (
+        "Origin: https://a.example\r\nAccess-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: x-a\r\n"
+    )
     status, fields, body = await ask(edge, request(80, method="OPTIONS", extra=extra, sandbox="igone"))
     assert (status, body) == (204, b"")
     assert fields["access-control-allow-headers"] == "x-a"
@@ -267,9 +269,10 @@ async def test_a_signed_link_finds_its_sandbox(
 async def test_the_api_shares_the_address(directory: MemoryDirectory) -> None:
     directory.add()
     seen: list[bytes] = []
-    async with serving(answering(OK, seen=seen), "127.0.0.1") as api, edge_for(
-        directory, api_backend=("127.0.0.1", api)
-    ) as edge:
+    async with (
+        serving(answering(OK, seen=seen), "127.0.0.1") as api,
+        edge_for(directory, api_backend=("127.0.0.1", api)) as edge,
+    ):
         for data in (by_host("api.x.dev", "/v2/sandboxes"), by_host("127.0.0.1:3000", "/health"), by_host("localhost")):
             assert (await ask(edge, data))[2] == b"ok"
         assert len(seen) == 3
@@ -281,5 +284,3 @@ async def test_the_api_shares_the_address(directory: MemoryDirectory) -> None:
     async with edge_for(directory, api_backend=("127.0.0.1", free_port("127.0.0.1"))) as edge:
         status, _, body = await ask(edge, by_host("api.x.dev"))
         assert (status, json.loads(body)["message"]) == (502, "The API cannot be reached")
-
-

@@ -383,12 +383,13 @@ async def test_a_tls_port_without_tls_is_refused(directory: MemoryDirectory) -> 
 async def test_the_tls_listener(directory: MemoryDirectory, certificate: Path) -> None:
     directory.add()
     seen: list[bytes] = []
-    async with edge_for(directory, ssl_context=server_tls(certificate)) as edge, serving(answering(OK, seen=seen)) as port:
+    async with (
+        edge_for(directory, ssl_context=server_tls(certificate)) as edge,
+        serving(answering(OK, seen=seen)) as port,
+    ):
         context = ssl.create_default_context(cafile=str(certificate))
         async with httpx.AsyncClient(headers=headers(port), verify=context) as client:
             for _ in range(2):
                 answer = await client.get(f"https://localhost:{edge.tls_addresses[0][1]}/")
                 assert answer.text == "ok"
         assert b"X-Forwarded-Proto: https\r\n" in seen[0]
-
-

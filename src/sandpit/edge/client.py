@@ -214,7 +214,9 @@ class Client(asyncio.Protocol):
 
     def reset(self) -> None:
         """End at once in a way that cannot be taken for the end of an answer."""
-        self._exchange = None
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.cancel()
         self._ending = True
         sock = self.transport.get_extra_info("socket")
         if sock is not None and not self._closed:

@@ -49,6 +49,7 @@ class Exchange:
         self._outgoing: Body | None = None
         self._response: Response | None = None
         self._rechunk = False
+        self._framed = True
         self._buffer = b""
         self._interims = 0
         self._half_closed = False
@@ -264,8 +265,8 @@ class Exchange:
         endless = isinstance(body, EndlessBody)
         self._rechunk = endless and http11
         chunked = http11 and (endless or isinstance(body, ChunkedBody))
-        framed = chunked or body is None or b"content-length" in response.fields
-        keep = self.request.keep_alive and framed and not self._edge.stopping
+        self._framed = chunked or body is None or b"content-length" in response.fields
+        keep = self.request.keep_alive and self._framed and not self._edge.stopping
         self._client.keep = keep
         self._response, self._outgoing, self._stage = response, body, _Stage.BODY
         self._client.write(response_head(response, http11=http11, chunked=chunked, keep_alive=keep))
@@ -329,10 +330,10 @@ class Exchange:
     def _break(self) -> None:
         """The answer cannot be completed: its end must not look like one."""
         self.cancel()
-        if isinstance(self._outgoing, EndlessBody) and not self._rechunk:
-            self._client.reset()
-        else:
+        if self._framed:
             self._client.hang_up()  # what came so far arrives, the missing rest is evident
+        else:
+            self._client.reset()
 
     def _refuse(self, refusal: Refusal) -> None:
         over = self._stage is _Stage.OVER

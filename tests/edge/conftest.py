@@ -6,8 +6,8 @@ import asyncio
 import functools
 import inspect
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import uvloop
@@ -15,9 +15,12 @@ import uvloop
 _HERE = Path(__file__).parent
 sys.path.insert(0, str(_HERE))
 
-from edge_support import MemoryDirectory, edge_for
+from edge_support import MemoryDirectory, edge_for  # noqa: E402
 
-from sandpit.edge import Edge
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+    from sandpit.edge import Edge
 
 
 def pytest_asyncio_loop_factories(config: object, item: object) -> Mapping[str, Callable[[], uvloop.Loop]]:

@@ -62,8 +62,8 @@ async def serving(handler: Handler, address: str = ADDRESS, port: int = 0, **opt
         tasks.add(task)
         try:
             await handler(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client left, or the test is over
         finally:
             tasks.discard(task)
             writer.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 from edge_support import OK, SANDBOX, MemoryDirectory, answering, edge_for, raw, request, serving
@@ -11,7 +12,8 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from sandpit.edge import Edge
+if TYPE_CHECKING:
+    from sandpit.edge import Edge
 
 BODIES = {
     "sized": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart",

@@ -23,7 +23,8 @@ CHUNKED = "Transfer-Encoding: chunked\r\n"
         "Transfer-Encoding: gzip, chunked\r\n", "Transfer-Encoding: chunked, identity\r\n",
         "Transfer-Encoding: xchunked\r\n", "Transfer-Encoding:\r\n", "Transfer-Encoding: identity\r\n",
         "Transfer-Encoding : chunked\r\n", " Transfer-Encoding: chunked\r\n", "X: a\r\n b: c\r\n", "X: a\rb: c\r\n",
-        "X: a\nTransfer-Encoding: chunked\r\n", "X: a\0b\r\n", "X\0: a\r\n", "X: \x7f\r\n", ": empty\r\n", "nocolon\r\n",
+        "X: a\nTransfer-Encoding: chunked\r\n", "X: a\0b\r\n", "X\0: a\r\n", "X: \x7f\r\n", ": empty\r\n",
+        "nocolon\r\n",
         "Transfer-Encoding: chunked\x0b\r\n", "Content-Length: 3\x0b\r\n", "X y: a\r\n",
     ],
 )  # fmt: skip
@@ -109,23 +110,30 @@ async def test_idle_connections_are_ended_busy_ones_are_not(directory: MemoryDir
         await asyncio.sleep(0.6)
         writer.write(OK)
 
-    async with edge_for(directory, limits=Limits(idle_time=0.2, head_time=0.2)) as edge, serving(slow) as port:
-        async with raw(edge, request(port)) as client:
-            assert (await client.answer())[2] == b"ok"
-            assert await client.rest() == b""
+    limits = Limits(idle_time=0.2, head_time=0.2)
+    async with (
+        edge_for(directory, limits=limits) as edge,
+        serving(slow) as port,
+        raw(edge, request(port)) as client,
+    ):
+        assert (await client.answer())[2] == b"ok"
+        assert await client.rest() == b""
 
 
 async def test_too_many_connections_are_told(directory: MemoryDirectory) -> None:
     directory.add()
-    async with edge_for(directory, limits=Limits(connections=1)) as edge, serving(answering(OK)) as port:
-        async with raw(edge, request(port)) as first:
-            assert (await first.answer())[0] == 200
-            async with raw(edge) as second:
-                status, fields, body = await second.answer()
-                assert (status, fields["retry-after"]) == (503, "1")
-                assert "too many connections" in json.loads(body)["message"]
-            first.send(request(port))
-            assert (await first.answer())[0] == 200
+    async with (
+        edge_for(directory, limits=Limits(connections=1)) as edge,
+        serving(answering(OK)) as port,
+        raw(edge, request(port)) as first,
+    ):
+        assert (await first.answer())[0] == 200
+        async with raw(edge) as second:
+            status, fields, body = await second.answer()
+            assert (status, fields["retry-after"]) == (503, "1")
+            assert "too many connections" in json.loads(body)["message"]
+        first.send(request(port))
+        assert (await first.answer())[0] == 200
 
 
 async def test_one_sandbox_cannot_take_all(directory: MemoryDirectory) -> None:
@@ -164,8 +172,10 @@ async def test_bad_answers_become_502(edge: Edge, answer: bytes) -> None:
 
 async def test_what_follows_an_answer_reaches_nobody(edge: Edge) -> None:
     """A server that sends a second answer unasked must not have it taken for another request's."""
-    async with serving(answering(OK + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")) as port:
-        async with raw(edge, request(port)) as client:
-            assert (await client.answer())[2] == b"ok"
-            client.send(request(port))
-            assert (await client.answer())[2] == b"ok"
+    async with (
+        serving(answering(OK + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")) as port,
+        raw(edge, request(port)) as client,
+    ):
+        assert (await client.answer())[2] == b"ok"
+        client.send(request(port))
+        assert (await client.answer())[2] == b"ok"

@@ -6,14 +6,17 @@ import asyncio
 import os
 import ssl
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from edge_support import ADDRESS, OK, SANDBOX, MemoryDirectory, answering, edge_for, free_port, raw, request, serving
+from edge_support import OK, SANDBOX, MemoryDirectory, answering, edge_for, free_port, raw, request, serving
 
 from sandpit.edge import Edge, Limits
 from sandpit.edge.body import BodyError, ChunkedBody
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def headers(port: int) -> dict[str, str]:
@@ -229,26 +232,28 @@ async def test_a_server_that_does_not_read_stops_the_client(edge: Edge) -> None:
         writer.write(OK)
         await writer.drain()
 
-    async with serving(handle) as port:
-        async with raw(edge, request(port, "/", "POST", f"Content-Length: {64 << 20}\r\n")) as client:
-            sent = 0
+    async with (
+        serving(handle) as port,
+        raw(edge, request(port, "/", "POST", f"Content-Length: {64 << 20}\r\n")) as client,
+    ):
+        sent = 0
 
-            async def upload() -> None:
-                nonlocal sent
-                for _ in range(64):
-                    client.send(bytes(1 << 20))
-                    await client.writer.drain()
-                    sent += 1
+        async def upload() -> None:
+            nonlocal sent
+            for _ in range(64):
+                client.send(bytes(1 << 20))
+                await client.writer.drain()
+                sent += 1
 
-            task = asyncio.create_task(upload())
-            before = -1
-            while before != sent:
-                before = sent
-                await asyncio.sleep(0.3)
-            assert sent < 40
-            go.set()
-            await task
-            assert (await client.answer())[2] == b"ok"
+        task = asyncio.create_task(upload())
+        before = -1
+        while before != sent:
+            before = sent
+            await asyncio.sleep(0.3)
+        assert sent < 40
+        go.set()
+        await task
+        assert (await client.answer())[2] == b"ok"
 
 
 async def test_connections_to_the_server_are_kept(edge: Edge) -> None:
@@ -340,9 +345,12 @@ async def test_a_relay_that_says_nothing_does_not_hold_the_client(directory: Mem
         await reader.read()
 
     limits = Limits(dial_time=0.2)
-    async with edge_for(directory, limits=limits) as edge, serving(mute, port=49981):
-        async with raw(edge, request(free_port())) as client:
-            assert (await client.answer())[0] == 502
+    async with (
+        edge_for(directory, limits=limits) as edge,
+        serving(mute, port=49981),
+        raw(edge, request(free_port())) as client,
+    ):
+        assert (await client.answer())[0] == 502
 
 
 @pytest.fixture

@@ -179,3 +179,18 @@ async def test_what_follows_an_answer_reaches_nobody(edge: Edge) -> None:
         assert (await client.answer())[2] == b"ok"
         client.send(request(port))
         assert (await client.answer())[2] == b"ok"
+
+
+async def test_a_slow_reader_gets_the_end_of_a_closing_answer(directory: MemoryDirectory) -> None:
+    directory.add()
+    size = 32 << 20
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
+    limits = Limits(linger_time=0.1, head_time=0.4, buffer_bytes=size)
+    async with (
+        edge_for(directory, limits=limits) as edge,
+        serving(answering(answer)) as port,
+        raw(edge, request(port, extra="Connection: close\r\n")) as client,
+    ):
+        await client.head()
+        await asyncio.sleep(0.6)
+        assert len(await client.rest()) == size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 import subprocess
 from typing import TYPE_CHECKING
@@ -270,6 +271,52 @@ async def test_connections_to_the_server_are_kept(edge: Edge) -> None:
         assert len(peers) == 1
 
 
+async def test_answers_may_come_byte_by_byte(edge: Edge) -> None:
+    body = b"3;x=1\r\nabc\r\n0A\r\n0123456789\r\n0\r\nX-T: 1\r\n\r\n"
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            for byte in b"HTTP/1.1 103 Hint\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body:
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0)
+
+    async with serving(handle) as port, raw(edge, request(port) * 2) as client:
+        for _ in range(2):
+            assert b" 103 " in await client.head()
+            assert b" 200 " in await client.head()
+            assert await client.reader.readexactly(len(body)) == body
+
+
+async def test_kept_connections_expire(directory: MemoryDirectory) -> None:
+    directory.add()
+    ended = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(OK)
+        assert await reader.read() == b""
+        ended.set()
+
+    async with (
+        edge_for(directory, limits=Limits(pool_time=0.1)) as edge,
+        serving(handle) as port,
+        raw(edge, request(port)) as client,
+    ):
+        await client.answer()
+        await ended.wait()
+
+
+async def test_small_writes_are_sent_at_once_on_both_sides(edge: Edge) -> None:
+    async with serving(answering(OK)) as port, raw(edge, request(port)) as client:
+        await client.answer()
+        kept = [upstream.transport for idle in edge.pool._idle.values() for upstream in idle]
+        transports = [accepted.transport for accepted in edge._clients] + kept
+        assert len(transports) == 2
+        for transport in transports:
+            assert transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 async def test_a_kept_connection_that_died_is_replaced(edge: Edge) -> None:
     """The server ends each connection when the second request comes."""
     served = 0
@@ -386,6 +433,25 @@ async def test_a_tls_port_without_tls_is_refused(directory: MemoryDirectory) -> 
         directory.add(https_ports=frozenset({port}))
         async with edge_for(directory, limits=Limits(dial_time=0.3)) as edge, raw(edge, request(port)) as client:
             assert (await client.answer())[0] == 502
+
+
+async def test_a_sandboxs_end_cuts_tls_clients(directory: MemoryDirectory, certificate: Path) -> None:
+    directory.add()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\npart")
+        await reader.read()
+
+    async with edge_for(directory, ssl_context=server_tls(certificate)) as edge, serving(handle) as port:
+        context = ssl.create_default_context(cafile=str(certificate))
+        reader, writer = await asyncio.open_connection("localhost", edge.tls_addresses[0][1], ssl=context)
+        writer.write(request(port))
+        await reader.readuntil(b"part")
+        directory.kill(SANDBOX)
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
 
 
 async def test_the_tls_listener(directory: MemoryDirectory, certificate: Path) -> None:

@@ -38,6 +38,7 @@ class Client(asyncio.Protocol):
         self._searched = 0
         self._reading = True
         self._ending = False
+        self._give_up = 0.0
         self._closed = False
 
     # What the event loop tells
@@ -198,18 +199,22 @@ class Client(asyncio.Protocol):
 
     def _linger(self, now: float) -> None:
         """Drop what the client still sends: closing right away would reset it before it reads the answer."""
-        self._ending = True
+        self._end(now)
         self._buffer = b""
-        self.deadline = now + self.edge.limits.linger_time
         if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
         self.update_reading()
 
+    def _end(self, now: float) -> None:
+        """There will be no further request."""
+        self._ending = True
+        self.deadline = now + self.edge.limits.linger_time
+        self._give_up = now + self.edge.limits.idle_time
+
     def hang_up(self) -> None:
         """Close once everything is written."""
         self._exchange = None
-        self._ending = True
-        self.deadline = self.edge.loop.time() + self.edge.limits.linger_time
+        self._end(self.edge.loop.time())
         self.transport.close()
 
     def reset(self) -> None:
@@ -218,13 +223,17 @@ class Client(asyncio.Protocol):
         if exchange is not None:
             exchange.cancel()
         self._ending = True
-        sock = self.transport.get_extra_info("socket")
-        if sock is not None and not self._closed:
+        if not self.transport.is_closing():  # else the descriptor may be another connection's by now
+            sock = self.transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
 
     def expire(self) -> None:
         """The deadline is over."""
+        now = self.edge.loop.time()
+        if self._ending and self.transport.get_write_buffer_size() and now < self._give_up:
+            self.deadline = now + self.edge.limits.linger_time  # a slow reader of an answer's last bytes
+            return
         if self._buffer and self._exchange is None and not self._ending and not self.transport.is_closing():
             self.refuse(Refusal(408, "The request head did not arrive in time"), None, request_done=False)
         else:

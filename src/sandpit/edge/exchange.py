@@ -5,16 +5,17 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from .answers import Refusal, broken_answer, port_closed, sandbox_not_found
 from .body import BodyError, ChunkedBody, EndlessBody
+from .destination import allowed_upgrade, broken, key_for, unreachable
 from .headers import interim_head, request_head, response_head
 from .routing import AGENT_PORTS
-from .upstream import Key, PortClosedError
+from .upstream import PortClosedError
 from .wire import Response, WireError, find_head_end, parse_response
 
 if TYPE_CHECKING:
     import asyncio
 
+    from .answers import Refusal
     from .body import Body
     from .client import Client
     from .routing import Route
@@ -53,23 +54,8 @@ class Exchange:
         self._buffer = b""
         self._interims = 0
         self._half_closed = False
-        self._upgrade = self._allowed_upgrade()
-        self._key = self._make_key()
-
-    def _allowed_upgrade(self) -> bytes:
-        """The agent speaks websocket only; HTTP/2 in disguise would carry requests past this edge anywhere."""
-        wanted = self.request.upgrade
-        if wanted.startswith(b"h2c") or (self.route.port in AGENT_PORTS and wanted != b"websocket"):
-            return b""
-        return wanted
-
-    def _make_key(self) -> Key:
-        target, port = self.route.target, self.route.port
-        if target is None:
-            assert self._edge.api_backend is not None
-            return Key("", *self._edge.api_backend)
-        agent = port in AGENT_PORTS
-        return Key(target.sandbox_id, target.address, port, not agent and port in target.https_ports, not agent)
+        self._upgrade = allowed_upgrade(request, route)
+        self._key = key_for(route, self._edge.api_backend)
 
     @property
     def sandbox_id(self) -> str:
@@ -112,21 +98,14 @@ class Exchange:
             upstream = await self._edge.dialer.dial(self._key)
         except PortClosedError:
             self._dialing = None
-            self._refuse(self._closed_refusal())
+            self._refuse(unreachable(self.route, self._edge.directory))
             return
         self._dialing = None
         if self._stage is _Stage.OVER or upstream.closed:
             upstream.abort()
-            self._refuse(self._closed_refusal())
+            self._refuse(unreachable(self.route, self._edge.directory))
             return
         self._attach(upstream)
-
-    def _closed_refusal(self) -> Refusal:
-        if self.route.target is None:
-            return Refusal(502, "The API cannot be reached")
-        if self._edge.directory.find(self.sandbox_id) is None:
-            return sandbox_not_found(self.sandbox_id)
-        return port_closed(self.sandbox_id, self.route.port)
 
     def _attach(self, upstream: Upstream) -> None:
         self._upstream = upstream
@@ -232,7 +211,8 @@ class Exchange:
                 head, self._buffer, searched = self._buffer[:end], self._buffer[end:], 0
                 self._on_head(parse_response(head))
         except WireError as error:
-            self._refuse(self._broken(f"sent a malformed answer ({error.message})"))
+            what = f"sent a malformed answer ({error.message})"
+            self._refuse(broken(self.route, self._edge.directory, what))
             return
         rest, self._buffer = self._buffer, b""
         if self._stage is _Stage.OVER:
@@ -317,15 +297,7 @@ class Exchange:
             self._upstream = None
             self._dialing = self._edge.spawn(self._dial())
             return
-        if self.sandbox_id and self._edge.directory.find(self.sandbox_id) is None:
-            self._refuse(sandbox_not_found(self.sandbox_id))
-        else:
-            self._refuse(self._broken("closed the connection without an answer"))
-
-    def _broken(self, what: str) -> Refusal:
-        if self.route.target is None:
-            return Refusal(502, f"The API {what}")
-        return broken_answer(self.sandbox_id, self.route.port, what)
+        self._refuse(broken(self.route, self._edge.directory, "closed the connection without an answer"))
 
     def _break(self) -> None:
         """The answer cannot be completed: its end must not look like one."""

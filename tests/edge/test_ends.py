@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from edge_support import OK, SANDBOX, MemoryDirectory, answering, edge_for, raw, request, serving
+from edge_support import OK, SANDBOX, MemoryDirectory, answering, edge_for, raw, request, reset, serving
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -63,9 +63,7 @@ async def test_an_aborted_answer_never_looks_complete(edge: Edge, kind: str, ver
         head = await client.head()
         await client.reader.readuntil(b"part")
         assert server.writer
-        sock = server.writer.get_extra_info("socket")
-        sock.setsockopt(1, 13, b"\1\0\0\0\0\0\0\0")  # SO_LINGER: close with a reset
-        server.writer.transport.abort()
+        reset(server.writer)
         if b"Content-Length" in head or b"chunked" in head:
             assert b"0\r\n" not in await client.rest()
         else:
@@ -199,6 +197,23 @@ async def test_a_client_that_leaves_ends_its_tunnel(edge: Edge) -> None:
 
 UPGRADE = "Connection: Upgrade\r\nUpgrade: {}\r\n"
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: custom\r\n\r\n"
+
+
+@pytest.mark.parametrize("side", ["server", "client"])
+async def test_a_reset_passes_through_a_tunnel(edge: Edge, side: str) -> None:
+    server = Server(SWITCH)
+    async with serving(server) as port, raw(edge, request(port, extra=UPGRADE.format("custom"))) as client:
+        assert b" 101 " in await client.head()
+        if side == "client":
+            client.reset()
+            await server.ended.wait()
+        else:
+            assert server.writer
+            reset(server.writer)
+            with pytest.raises(ConnectionResetError):
+                await client.rest()
+    await asyncio.sleep(0.05)
+    assert not edge._exchanges
 
 
 async def test_a_tunnel_carries_any_protocol_and_ends_by_halves(edge: Edge) -> None:

@@ -1,0 +1,91 @@
+"""The heads that the edge sends on: hop-by-hop fields end here, everything else passes as it came (RFC 9110, 7.6)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .routing import Route
+    from .wire import Request, Response
+
+_HOPS = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"proxy-authenticate", b"te",
+     b"upgrade", b"http2-settings", b"transfer-encoding"}
+)  # fmt: skip
+_FORWARDED = frozenset(
+    {b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-port",
+     b"x-forwarded-prefix", b"x-real-ip"}
+)  # fmt: skip
+"""Only the edge says these: what a client claims about itself is worth nothing."""
+_END_TO_END = frozenset({b"host", b"content-length", b"close", b"upgrade"})
+"""Not header names that `Connection` may take away."""
+_DROPPED = _HOPS | _FORWARDED
+
+
+def _kept(headers: list[tuple[bytes, bytes, bytes]], dropped: frozenset[bytes]) -> list[bytes]:
+    return [b"%s: %s\r\n" % (shown, value) for name, shown, value in headers if name not in dropped]
+
+
+def _dropped(base: frozenset[bytes], hops: frozenset[bytes]) -> frozenset[bytes]:
+    return base | (hops - _END_TO_END) if hops else base
+
+
+def _forwarded(host: bytes, peer: bytes, scheme: bytes) -> bytes:
+    node = b'"[%s]"' % peer if b":" in peer else peer
+    return (
+        b"X-Forwarded-For: %s\r\nX-Forwarded-Host: %s\r\nX-Forwarded-Proto: %s\r\nX-Real-IP: %s\r\n"
+        b'Forwarded: for=%s;host="%s";proto=%s\r\n'
+    ) % (peer, host, scheme, peer, node, host, scheme)
+
+
+def request_head(
+    request: Request, route: Route, *, is_user_port: bool, upgrade: bytes, peer: bytes, scheme: bytes
+) -> bytes:
+    """The head towards the sandbox or the API. `upgrade` is the protocol to ask for, empty for none.
+
+    `peer` is the client's address. User ports and the API learn where the request came from; the agent need not.
+    """
+    dropped = _dropped(_DROPPED, request.hops)
+    host = request.fields.get(b"host", b"")
+    target = route.target
+    mask = target.mask_request_host if target and is_user_port else None
+    parts = [b"%s %s HTTP/1.1\r\n" % (request.method, route.path)]
+    if mask is not None:
+        parts.append(b"Host: %s\r\n" % mask.replace("${PORT}", str(route.port)).encode())
+        dropped |= {b"host"}
+    elif not host:
+        parts.append(b"Host: localhost\r\n")
+        dropped |= {b"host"}
+    parts += _kept(request.headers, dropped)
+    if b"transfer-encoding" in request.fields:
+        parts.append(b"Transfer-Encoding: chunked\r\n")
+    if upgrade:
+        parts.append(b"Connection: Upgrade\r\nUpgrade: %s\r\n" % upgrade)
+    if is_user_port:
+        parts.append(_forwarded(host, peer, scheme))
+    parts.append(b"\r\n")
+    return b"".join(parts)
+
+
+def response_head(response: Response, *, http11: bool, chunked: bool, keep_alive: bool) -> bytes:
+    """The head towards the client. `chunked` says whether the body that follows is."""
+    parts = [b"HTTP/1.1 %d %s\r\n" % (response.status, response.reason)]
+    parts += _kept(response.headers, _dropped(_HOPS, response.hops))
+    if chunked:
+        parts.append(b"Transfer-Encoding: chunked\r\n")
+    if not keep_alive:
+        parts.append(b"Connection: close\r\n")
+    elif not http11:
+        parts.append(b"Connection: keep-alive\r\n")
+    parts.append(b"\r\n")
+    return b"".join(parts)
+
+
+def interim_head(response: Response) -> bytes:
+    """A 1xx head, 101 included: the upgrade belongs to both sides."""
+    dropped = _HOPS - {b"upgrade"}
+    parts = [b"HTTP/1.1 %d %s\r\n" % (response.status, response.reason), *_kept(response.headers, dropped)]
+    if response.status == 101:
+        parts.append(b"Connection: Upgrade\r\n")
+    parts.append(b"\r\n")
+    return b"".join(parts)

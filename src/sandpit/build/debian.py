@@ -50,7 +50,9 @@ def machine_archives() -> Archives:
     debian = [target for target in found if target["ORIGIN"] == "Debian"]
     main = _unique(t["REPO_URI"] for t in debian if t["LABEL"] == "Debian")
     if not main:
-        raise DebianError(f"this machine's apt sources name no Debian mirror: set {MIRROR_VARIABLE} to the address of one")
+        raise DebianError(
+            f"this machine's apt sources name no Debian mirror: set {MIRROR_VARIABLE} to the address of one"
+        )
     security = _unique(t["REPO_URI"] for t in debian if t["LABEL"] == "Debian-Security")
     return Archives(main, security, any(t["CODENAME"].endswith("-updates") for t in debian))
 
@@ -146,7 +148,9 @@ def gather_keys(folder: Path) -> None:
         raise DebianError("no keys to verify Debian's packages with: install the package debian-archive-keyring")
 
 
-def run(command: Sequence[str], what: str, *, cwd: Path | None = None, report: Callable[[str], None] | None = None) -> str:
+def run(
+    command: Sequence[str], what: str, *, cwd: Path | None = None, report: Callable[[str], None] | None = None
+) -> str:
     """Run a program in an English, non-interactive environment and return its output. Raises: DebianError with its last words."""
     environment = os.environ | {"LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
     if report:
@@ -163,7 +167,9 @@ def run(command: Sequence[str], what: str, *, cwd: Path | None = None, report: C
 
 def _index_targets() -> list[dict[str, str]]:
     form = "\t".join(f"$({name})" for name in _FIELDS)
-    lines = run(["apt-get", "indextargets", "--format", form, "Created-By: Packages"], "listing the apt sources").splitlines()
+    lines = run(
+        ["apt-get", "indextargets", "--format", form, "Created-By: Packages"], "listing the apt sources"
+    ).splitlines()
     return [dict(zip(_FIELDS, line.split("\t"), strict=True)) for line in lines]
 
 

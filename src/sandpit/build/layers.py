@@ -185,7 +185,9 @@ def mount_layers(layers: Sequence[Layer], target: Path) -> None:
         lowers.insert(0, str(empty))
     options = f"lowerdir={':'.join(lowers)}"
     if len(options) > _OPTIONS_LIMIT:
-        raise LayerError(f"{len(lowers)} layers are too many for one mount; squash the image or shorten the data directory's path")
+        raise LayerError(
+            f"{len(lowers)} layers are too many for one mount; squash the image or shorten the data directory's path"
+        )
     if _libc.mount(b"overlay", os.fsencode(target), b"overlay", _MS_RDONLY | _MS_NOSUID, options.encode()) != 0:
         reason = os.strerror(ctypes.get_errno())
         raise LayerError(f"cannot mount {len(layers)} layers at {target}: {reason}; overlayfs and root are needed")

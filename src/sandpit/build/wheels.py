@@ -31,7 +31,16 @@ def install_locked(lock: Path, target: Path, *, cache: Path, image_python: str |
     Files may be hard links into `cache`: replace them, never write into them. Raises: InstallError.
     """
     command = [_uv(), "pip", "install", "--quiet", "--require-hashes", "--only-binary", ":all:", "--no-deps"]
-    command += ["--python", sys.executable, "--cache-dir", str(cache), "--target", str(target), "--requirement", str(lock)]
+    command += [
+        "--python",
+        sys.executable,
+        "--cache-dir",
+        str(cache),
+        "--target",
+        str(target),
+        "--requirement",
+        str(lock),
+    ]
     if image_python:
         machine = sysconfig.get_platform().rpartition("-")[2]
         command += ["--python-version", image_python, "--python-platform", f"{machine}-manylinux_2_28"]

@@ -106,7 +106,7 @@ class Launcher:
         slot = await self._slots.take()
         process: ProcessId | None = None
         try:
-            directory.mkdir(parents=True, mode=0o700)
+            directory.mkdir(parents=True, mode=0o711)  # root of a user namespace must be able to pass
             Record(container_id, source.image.build_id, runtime.name, slot.number).write(directory)
             plan = self._plan(source, container_id, directory, slot)
             if source.snapshot is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from typing import Any
 
 from sandpit.node.runtime.base import Limits, Plan
@@ -9,6 +10,8 @@ from sandpit.node.runtime.base import Limits, Plan
 CLOSURE = "/.sandpit"
 _LOADER = (f"{CLOSURE}/lib/ld.so", "--library-path", f"{CLOSURE}/lib", f"{CLOSURE}/bin/python3", "-I", "-S")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+OPEN_FILES = 65536
 
 CAPABILITIES = (
     "CAP_AUDIT_WRITE",
@@ -42,9 +45,15 @@ def process(arguments: list[str], capabilities: tuple[str, ...], *, no_new_privi
         "cwd": "/",
         "env": [f"PATH={PATH}"],
         "capabilities": {kind: list(capabilities) for kind in ("bounding", "effective", "permitted")},
-        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 65536, "hard": 65536}],
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": _open_files(), "hard": _open_files()}],
         "noNewPrivileges": no_new_privileges,
     }
+
+
+def _open_files() -> int:
+    """Descriptors for a process: as many as usual, or as this node itself may have; raising that takes CAP_SYS_RESOURCE."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
 
 
 def resources(limits: Limits, *, extra_memory_mb: int, extra_pids: int) -> dict[str, Any]:

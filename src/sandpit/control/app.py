@@ -92,7 +92,7 @@ class ControlPlane:
         await reconcile(self.database, self._node, found, sandboxes, self.services.teams)
         group = await stack.enter_async_context(asyncio.TaskGroup())
         sampler = Sampler(self.database, self._node, sandboxes.live, self.settings.metrics_interval)
-        maintenance = Maintenance(self.database, self.services.keys, self.settings.retention)
+        maintenance = Maintenance(self.database, self.services.keys, self.services.templates, self.settings.retention)
         for background in (sampler.run(), maintenance.run()):
             stack.callback(group.create_task(background).cancel)
 

@@ -11,7 +11,7 @@ from sqlalchemy import delete, insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from sandpit.control.idempotency import KEPT_SECONDS
-from sandpit.control.queries import from_unix
+from sandpit.control.times import from_unix
 from sandpit.node.contract import NodeError
 from sandpit.store.models import IdempotencyKey, MetricSample, Sandbox, SandboxLog
 from sandpit.store.types import utc_now
@@ -19,6 +19,7 @@ from sandpit.store.types import utc_now
 if TYPE_CHECKING:
     from sandpit.control.keys import KeyService
     from sandpit.control.live import Live, LiveSandboxes
+    from sandpit.control.templates import TemplateService
     from sandpit.node.contract import Node, SandboxMetric
     from sandpit.settings import Retention
     from sandpit.store.database import Database
@@ -84,11 +85,12 @@ def _row(sandbox_id: str, metric: SandboxMetric) -> dict[str, object]:
 
 
 class Maintenance:
-    """Throws away what is older than its retention, and writes down when keys were used."""
+    """Throws away what is older than its retention, and writes down counts that requests left in memory."""
 
-    def __init__(self, database: Database, keys: KeyService, retention: Retention) -> None:
+    def __init__(self, database: Database, keys: KeyService, templates: TemplateService, retention: Retention) -> None:
         self._database = database
         self._keys = keys
+        self._templates = templates
         self._retention = retention
 
     async def run(self) -> NoReturn:
@@ -102,6 +104,7 @@ class Maintenance:
     async def clean(self) -> None:
         """One round; a transaction per table, so that requests get their turn in between."""
         await self._keys.flush_last_used()
+        await self._templates.flush_spawned()
         now = utc_now()
         keep = self._retention
         old = (

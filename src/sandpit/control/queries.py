@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, exists, func, or_, select
 
+from sandpit.control.cursors import MAX_PAGE, decode_cursor, encode_cursor
 from sandpit.control.errors import InvalidRequestError, NotFoundError
 from sandpit.store.models import MetricSample, Sandbox, SandboxLog, SandboxMetadata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from sqlalchemy import ColumnElement, Select
 
     from sandpit.control.teams import Identity
     from sandpit.store.database import Database
 
-MAX_PAGE = 100
 MAX_LOGS = 1000
 MAX_METRICS = 10_000
 LEVELS = ("debug", "info", "warn", "error")
@@ -90,7 +88,9 @@ class SandboxQueries:
             total = await session.scalar(running) or 0
         items = rows[: wanted.limit]
         more = len(rows) > wanted.limit
-        return SandboxPage(items, _cursor(items[-1], wanted.ascending) if more else None, total)
+        return SandboxPage(
+            items, encode_cursor(items[-1].started_at, items[-1].id, wanted.ascending) if more else None, total
+        )
 
     async def running(self, identity: Identity, metadata: Mapping[str, str]) -> list[Sandbox]:
         """All running sandboxes, newest first (the v1 list, which has no pages)."""
@@ -173,35 +173,8 @@ def _ordered(query: Select[Any], ascending: bool) -> Select[Any]:
     return query.order_by(Sandbox.started_at.desc(), Sandbox.id.desc())
 
 
-def _cursor(last: Sandbox, ascending: bool) -> str:
-    """Current-protocol 2.4: base64url of `start__id`, with `__asc` for ascending lists."""
-    text = f"{rfc3339(last.started_at)}__{last.id}" + ("__asc" if ascending else "")
-    return base64.urlsafe_b64encode(text.encode()).decode()
-
-
 def _after(token: str, ascending: bool) -> ColumnElement[bool]:
-    try:
-        padded = token + "=" * (-len(token) % 4)
-        parts = base64.b64decode(padded, altchars=b"-_", validate=True).decode().split("__")
-        started = datetime.fromisoformat(parts[0])
-        if started.tzinfo is None or parts[2:] != (["asc"] if ascending else []):
-            raise ValueError(token)
-        sandbox_id = parts[1]
-    except (ValueError, IndexError, binascii.Error) as error:
-        raise InvalidRequestError("Invalid next token") from error
+    started, sandbox_id = decode_cursor(token, ascending)
     if ascending:
         return or_(Sandbox.started_at > started, and_(Sandbox.started_at == started, Sandbox.id > sandbox_id))
     return or_(Sandbox.started_at < started, and_(Sandbox.started_at == started, Sandbox.id < sandbox_id))
-
-
-def rfc3339(when: datetime) -> str:
-    """UTC with six fractional digits and `Z`, so that equal times are equal texts."""
-    return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def from_unix(seconds: float) -> datetime:
-    """Raises: InvalidRequestError (not a time that a calendar knows)."""
-    try:
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
-    except OverflowError as error:
-        raise InvalidRequestError(f"{seconds} is not a Unix time") from error

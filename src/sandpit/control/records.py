@@ -5,17 +5,22 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import insert, update
+from sqlalchemy import insert
 
 from sandpit.control import ids
-from sandpit.store.models import Sandbox, SandboxLog, SandboxMetadata, Template, Usage
+from sandpit.store.models import Sandbox, SandboxLog, SandboxMetadata, Usage
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
     from sandpit.control.requests import NewSandbox
     from sandpit.control.templates import Resolved
     from sandpit.node.contract import SandboxSpec
+
+_COLUMNS = tuple(Sandbox.__table__.columns)
+_INSERT_SANDBOX = insert(Sandbox)
+_INSERT_METADATA = insert(SandboxMetadata)
+_INSERT_LOG = insert(SandboxLog)
 
 
 def new_sandbox(spec: SandboxSpec, team_id: str, new: NewSandbox, resolved: Resolved, now: datetime) -> Sandbox:
@@ -45,20 +50,15 @@ def new_sandbox(spec: SandboxSpec, team_id: str, new: NewSandbox, resolved: Reso
     )
 
 
-async def insert_sandbox(session: AsyncSession, sandbox: Sandbox) -> None:
-    """A sandbox has started."""
-    session.add(sandbox)
-    await session.flush()
+async def insert_sandbox(connection: AsyncConnection, sandbox: Sandbox) -> None:
+    """A sandbox has started. Plain inserts instead of the session's bookkeeping: every create waits for this."""
+    row = {column.key: getattr(sandbox, column.key) for column in _COLUMNS}
+    await connection.execute(_INSERT_SANDBOX, row)
     pairs = [{"sandbox_id": sandbox.id, "key": key, "value": value} for key, value in sandbox.user_metadata.items()]
     if pairs:
-        await session.execute(insert(SandboxMetadata), pairs)
-    started = sandbox.started_at
-    await session.execute(
-        update(Template)
-        .where(Template.id == sandbox.template_id)
-        .values(spawn_count=Template.spawn_count + 1, last_spawned_at=started)
-    )
-    await write_log(session, sandbox.id, started, "sandbox created", templateID=sandbox.template_id)
+        await connection.execute(_INSERT_METADATA, pairs)
+    fields = {"templateID": sandbox.template_id}
+    await connection.execute(_INSERT_LOG, _log(sandbox.id, sandbox.started_at, "sandbox created", fields))
 
 
 async def close_sandbox(session: AsyncSession, sandbox_id: str, reason: str, now: datetime) -> None:
@@ -85,8 +85,15 @@ async def close_sandbox(session: AsyncSession, sandbox_id: str, reason: str, now
 
 async def write_log(session: AsyncSession, sandbox_id: str, when: datetime, message: str, **fields: str) -> None:
     """One line of the sandbox's log."""
-    await session.execute(
-        insert(SandboxLog).values(
-            sandbox_id=sandbox_id, timestamp=when, level="info", logger="sandbox", message=message, fields=fields
-        )
-    )
+    await session.execute(_INSERT_LOG, _log(sandbox_id, when, message, fields))
+
+
+def _log(sandbox_id: str, when: datetime, message: str, fields: dict[str, str]) -> dict[str, object]:
+    return {
+        "sandbox_id": sandbox_id,
+        "timestamp": when,
+        "level": "info",
+        "logger": "sandbox",
+        "message": message,
+        "fields": fields,
+    }

@@ -193,6 +193,7 @@ class SandboxService:
             raise
         live.last_deadline = self._expiry.now() + identity.max_session_seconds
         self._announce(live, sandbox, running, self._expiry.now() + new.timeout)
+        self._templates.spawned(sandbox.template_id)
         if live.gone is not None:
             await self._end(live, live.gone, on_node=False)
             raise SandboxFailedError(
@@ -237,10 +238,10 @@ class SandboxService:
     async def _record(self, sandbox: Sandbox, key: str | None) -> None:
         """Only a started sandbox is written down: what a crash leaves unrecorded is killed at the next start."""
         try:
-            async with self._database.write() as session:
-                await records.insert_sandbox(session, sandbox)
+            async with self._database.write_plain() as connection:
+                await records.insert_sandbox(connection, sandbox)
                 if key is not None:
-                    await finish(session, sandbox.team_id, key, sandbox.id)
+                    await finish(connection, sandbox.team_id, key, sandbox.id)
         except BaseException:
             with suppress(NodeError):
                 await self._node.kill(sandbox.id)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sqlalchemy import or_, select
+from sqlalchemy import or_, select, update
 
+from sandpit.control.cursors import MAX_PAGE, decode_cursor, encode_cursor
 from sandpit.control.errors import ForbiddenError, InvalidRequestError, NotFoundError
 from sandpit.store.models import Build, Template, TemplateName, TemplateTag
 from sandpit.store.types import utc_now
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from sandpit.store.database import Database
 
 DEFAULT_TAG = "default"
+CACHE_SECONDS = 5.0
+"""How long another process's change may take to be seen; this process's are seen at once."""
+CACHE_SIZE = 1000
 PLATFORM = ""
 """Namespace of the templates that came with the product."""
 _NAME = re.compile(r"(?:(?P<namespace>[a-z0-9_-]+)/)?(?P<name>[a-z0-9_-]{1,128})(?::(?P<tag>[a-z0-9_.-]{1,128}))?")
@@ -74,6 +80,26 @@ class TemplateService:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._resolved: dict[tuple[str, str], tuple[float, Resolved]] = {}
+        self._spawned: Counter[str] = Counter()
+
+    def changed(self) -> None:
+        """Names, tags or builds have changed: resolve them anew."""
+        self._resolved.clear()
+
+    def spawned(self, template_id: str) -> None:
+        """A sandbox has started; written down by `flush_spawned`, so that a create need not."""
+        self._spawned[template_id] += 1
+
+    async def flush_spawned(self) -> None:
+        """Write down how often templates were started."""
+        spawned, self._spawned = self._spawned, Counter()
+        if not spawned:
+            return
+        async with self._database.write() as session:
+            for template_id, count in spawned.items():
+                values = {"spawn_count": Template.spawn_count + count, "last_spawned_at": utc_now()}
+                await session.execute(update(Template).where(Template.id == template_id).values(values))
 
     async def register(
         self, images: Iterable[TemplateImage], *, team_id: str | None = None, namespace: str = PLATFORM
@@ -82,9 +108,20 @@ class TemplateService:
         async with self._database.write() as session:
             for image in images:
                 await _register(session, image, team_id, namespace)
+        self.changed()
 
     async def resolve(self, identity: Identity, text: str) -> Resolved:
         """The build that `text` names for this team. Raises: InvalidRequestError, NotFoundError."""
+        known = self._resolved.get((identity.team_id, text))
+        if known is not None and known[0] > time.monotonic():
+            return known[1]
+        resolved = await self._resolve(identity, text)
+        if len(self._resolved) >= CACHE_SIZE:
+            self._resolved.clear()
+        self._resolved[identity.team_id, text] = (time.monotonic() + CACHE_SECONDS, resolved)
+        return resolved
+
+    async def _resolve(self, identity: Identity, text: str) -> Resolved:
         ref = parse_ref(text)
         async with self._database.read() as session:
             template = await _find(session, ref, identity)
@@ -143,6 +180,23 @@ class TemplateService:
         )
         async with self._database.read() as session:
             return await _infos(session, list(await session.scalars(query)))
+
+    async def page(
+        self, identity: Identity, limit: int | None, next_token: str | None
+    ) -> tuple[list[TemplateInfo], str | None]:
+        """A page of `list_of` and the token of the next one, None on the last. Raises: InvalidRequestError."""
+        limit = MAX_PAGE if limit is None else limit
+        if not 1 <= limit <= MAX_PAGE:
+            raise InvalidRequestError(f"limit must be from 1 to {MAX_PAGE}, got {limit}")
+        infos = await self.list_of(identity)
+        if next_token is not None:
+            after = decode_cursor(next_token, ascending=False)
+            infos = [info for info in infos if (info.template.created_at, info.template.id) < after]
+        items = infos[:limit]
+        if len(infos) == len(items):
+            return items, None
+        last = items[-1].template
+        return items, encode_cursor(last.created_at, last.id, ascending=False)
 
 
 def _visible(template: Template, identity: Identity) -> bool:

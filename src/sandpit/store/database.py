@@ -11,7 +11,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker, create_async_engine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -60,6 +60,16 @@ class Database:
             return
         async with self._writer, self._sessions.begin() as session:
             yield session
+
+    @asynccontextmanager
+    async def write_plain(self) -> AsyncIterator[AsyncConnection]:
+        """As `write()`, but a bare connection: half the cost, for what is on the way of a create."""
+        if not self._sqlite:
+            async with self._engine.begin() as connection:
+                yield connection
+            return
+        async with self._writer, self._engine.begin() as connection:
+            yield connection
 
 
 def migrate(connection: Connection, revision: str = "head") -> None:

@@ -87,6 +87,7 @@ def _grouped(routes: Sequence[ApiRoute], control: ControlPlane) -> list[Route]:
 def _endpoint(handlers: dict[str, Handler], control: ControlPlane) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         identity = await authenticate(request, control)
+        identity.check_may_act()
         method = "GET" if request.method == "HEAD" else request.method
         return await handlers[method](Call(request, control, identity))
 

@@ -151,6 +151,10 @@ class KeyService:
         if gone is None:
             raise NotFoundError(f"access token '{token_id}' does not exist")
 
+    def forget_all(self) -> None:
+        """Teams or keys were changed behind this service's back: look all of them up anew."""
+        self._cache.clear()
+
     async def flush_last_used(self) -> None:
         """Write down when keys were last used; called now and then, so that requests need not."""
         used, self._used = self._used, {}
@@ -176,6 +180,6 @@ class KeyService:
 
 def _checked_name(name: str) -> str:
     name = name.strip()
-    if not name or len(name) > 200:
-        raise InvalidRequestError("a key's name has 1 to 200 characters")
+    if not 1 <= len(name) <= 200 or not name.isprintable():
+        raise InvalidRequestError("a key's name has 1 to 200 printable characters")
     return name

@@ -84,14 +84,12 @@ class SandboxService:
 
         Raises: InvalidRequestError, NotFoundError, ConflictError (being killed).
         """
-        identity.check_may_act()
         check_timeout(timeout_s, identity.max_session_seconds, minimum=1)
         live = self._own(identity, sandbox_id)
         return await self._operations.run(self._extend(live, timeout_s)), False
 
     async def refresh(self, identity: Identity, sandbox_id: str, duration: int) -> None:
         """Let a sandbox live at least `duration` seconds more (legacy-protocol 2.5). Raises as `connect`."""
-        identity.check_may_act()
         if not 0 <= duration <= MAX_REFRESH_SECONDS:
             raise InvalidRequestError(f"duration must be from 0 to {MAX_REFRESH_SECONDS} seconds, got {duration}")
         live = self._own(identity, sandbox_id)
@@ -102,7 +100,6 @@ class SandboxService:
 
         Raises: InvalidRequestError, NotFoundError, ConflictError.
         """
-        identity.check_may_act()
         check_timeout(timeout_s, identity.max_session_seconds, minimum=0)
         live = self._own(identity, sandbox_id)
         if timeout_s == 0:
@@ -112,14 +109,12 @@ class SandboxService:
 
     async def kill(self, identity: Identity, sandbox_id: str) -> None:
         """End a sandbox; returns when its processes are dead. Raises: NotFoundError, SandboxFailedError."""
-        identity.check_may_act()
         live = self._own(identity, sandbox_id)
         if not await self._operations.run(self._end(live, "killed")):
             raise _not_found(sandbox_id)
 
     async def update_network(self, identity: Identity, sandbox_id: str, update: Mapping[str, Any]) -> None:
         """Replace all egress settings (current-protocol 3.9). Raises: InvalidRequestError, NotFoundError."""
-        identity.check_may_act()
         egress = check_egress(update, update.get("allow_internet_access"))
         live = self._own(identity, sandbox_id)
         await self._operations.run(self._update_network(live, update, egress))
@@ -138,7 +133,6 @@ class SandboxService:
 
     async def resume(self, identity: Identity, sandbox_id: str) -> Sandbox:
         """Raises: NotFoundError, ConflictError (it runs already)."""
-        identity.check_may_act()
         self._own(identity, sandbox_id)
         raise ConflictError(f"sandbox '{sandbox_id}' is running already")
 
@@ -351,7 +345,6 @@ class SandboxService:
             raise ConflictError(f"sandbox '{live.sandbox_id}' is being killed")
 
     def _refuse(self, identity: Identity, sandbox_id: str, what: str) -> None:
-        identity.check_may_act()
         self._own(identity, sandbox_id)
         raise NotSupportedError(f"this server cannot {what} yet. Sandbox '{sandbox_id}' runs on.")
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 import uvicorn
+from tests.api.memory_node import MemoryNode
 
 from sandpit.api.app import create_app
 from sandpit.control.app import ControlPlane
 from sandpit.settings import Settings
 from sandpit.store.database import Database
-from tests.api.memory_node import MemoryNode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

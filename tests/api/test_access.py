@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.api.conftest import api_client
+from tests.api.memory_node import MemoryNode
 
 from sandpit.api.app import ROUTES
 from sandpit.control.app import ControlPlane
-from sandpit.settings import Settings
 from sandpit.store.models import Team
-from tests.api.conftest import api_client
-from tests.api.memory_node import MemoryNode
 
 if TYPE_CHECKING:
     import httpx
 
     from sandpit.api.http import ApiRoute
+    from sandpit.settings import Settings
 
 BODIES = {
     "/sandboxes/{id:segment}/timeout": {"timeout": 10},
@@ -35,9 +35,7 @@ def test_the_table_has_no_doubles() -> None:
     assert len({name(route) for route in ROUTES}) == len(ROUTES) > 25
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=name)
-async def test_without_a_valid_key(control: ControlPlane, route: ApiRoute) -> None:
-    path = route.path.replace("{id:segment}", "base").replace("{alias:segment}", "base")
+async def test_no_route_without_a_valid_key(control: ControlPlane) -> None:
     key = control.first_key
     assert key is not None
     attempts = [
@@ -50,13 +48,14 @@ async def test_without_a_valid_key(control: ControlPlane, route: ApiRoute) -> No
         {"Authorization": "Bearer sk_e2b_" + "0" * 40},
         {"Authorization": "Basic sk_e2b_" + "0" * 40},
     ]
+    double = [("X-API-KEY", key), ("X-API-KEY", "e2b_" + "0" * 40)]
     async with api_client(control, None) as nobody:
-        for headers in attempts:
-            response = await nobody.request(route.method, path, headers=headers)
-            assert response.status_code == 401, headers
-            assert response.json()["code"] == 401
-        double = [("X-API-KEY", key), ("X-API-KEY", "e2b_" + "0" * 40)]
-        assert (await nobody.request(route.method, path, headers=double)).status_code == 401
+        for route in ROUTES:
+            path = route.path.replace("{id:segment}", "base").replace("{alias:segment}", "base")
+            for headers in (*attempts, double):
+                response = await nobody.request(route.method, path, headers=headers)
+                assert response.status_code == 401, (name(route), headers)
+                assert response.json()["code"] == 401
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if "{id" in route.path], ids=name)

@@ -8,16 +8,16 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.api.memory_node import BASE
 
 from sandpit.api.answers import ENVD_VERSION
 from sandpit.node.contract import CapacityExhausted, NodeError, UnknownTemplateBuild
-from tests.api.memory_node import BASE
 
 if TYPE_CHECKING:
     import httpx
+    from tests.api.memory_node import MemoryNode
 
     from sandpit.control.app import ControlPlane
-    from tests.api.memory_node import MemoryNode
 
 
 async def create(client: httpx.AsyncClient, **fields: object) -> dict[str, object]:
@@ -39,7 +39,8 @@ def lifetime(body: dict[str, object]) -> float:
 async def test_create_v2_answers_exactly_the_sandbox(client: httpx.AsyncClient, node: MemoryNode) -> None:
     body = await create(client, metadata={}, envVars={"A": "1"}, unknownField=1)
     assert set(body) == {
-        "templateID", "sandboxID", "clientID", "envdVersion", "alias", "envdAccessToken", "trafficAccessToken", "domain",
+        "templateID", "sandboxID", "clientID", "envdVersion", "alias", "envdAccessToken", "trafficAccessToken",
+        "domain",
     }  # fmt: skip
     assert re.fullmatch("i[a-z0-9]{20}", str(body["sandboxID"]))
     assert body["templateID"] == BASE.template_id

@@ -61,13 +61,17 @@ class Sampler:
         async with self._gate:
             try:
                 metric = await self._node.metrics(live.sandbox_id)
+                if live.metric is not None and metric.timestamp <= live.metric.timestamp:
+                    return None
+                row = _row(live.sandbox_id, metric)
             except NodeError as error:
                 log.debug("no metrics of sandbox %s: %s", live.sandbox_id, error)
                 return None
-        if live.metric is not None and metric.timestamp <= live.metric.timestamp:
-            return None
+            except Exception:  # whatever one sandbox's measurement stumbles over must not end the server
+                log.exception("sandbox %s could not be measured", live.sandbox_id)
+                return None
         live.metric = metric
-        return _row(live.sandbox_id, metric)
+        return row
 
 
 def _row(sandbox_id: str, metric: SandboxMetric) -> dict[str, object]:

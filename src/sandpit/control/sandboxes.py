@@ -7,10 +7,13 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from sandpit.control import ids, records
 from sandpit.control.errors import (
     BusyError,
     ConflictError,
+    ControlError,
     InvalidRequestError,
     LimitReachedError,
     NotFoundError,
@@ -142,9 +145,10 @@ class SandboxService:
         """Take over a sandbox that outlived the last server process; an expired one ends at once."""
         live = Live(sandbox.id, sandbox.team_id)
         now, wall = self._expiry.now(), utc_now()
+        live.deadline = now + (sandbox.end_at - wall).total_seconds()
         live.last_deadline = now + max_session_seconds - (wall - sandbox.started_at).total_seconds()
         self.live.add(live)
-        self._announce(live, sandbox, running, now + (sandbox.end_at - wall).total_seconds())
+        self._announce(live, sandbox, running)
 
     async def gone(self, sandbox_id: str, reason: str) -> None:
         """The node says that a sandbox ended on its own."""
@@ -154,7 +158,11 @@ class SandboxService:
         if live.state == "starting":
             live.gone = reason
             return
-        await self._operations.run(self._end(live, reason, on_node=False))
+        try:
+            await self._operations.run(self._end(live, reason, on_node=False))
+        except (ControlError, SQLAlchemyError):
+            # The node cannot help it; a timer tries again.
+            log.exception("the record of sandbox %s could not be closed", sandbox_id)
 
     def stop(self) -> None:
         """Let no more sandboxes expire."""
@@ -185,8 +193,7 @@ class SandboxService:
         except BaseException:
             self.live.remove(live)
             raise
-        live.last_deadline = self._expiry.now() + identity.max_session_seconds
-        self._announce(live, sandbox, running, self._expiry.now() + new.timeout)
+        self._announce(live, sandbox, running)
         self._templates.spawned(sandbox.template_id)
         if live.gone is not None:
             await self._end(live, live.gone, on_node=False)
@@ -226,6 +233,8 @@ class SandboxService:
             raise SandboxFailedError(
                 f"the sandbox could not be started: {error}", error_code="sandbox_create_failed"
             ) from error
+        started = self._expiry.now()
+        live.deadline, live.last_deadline = started + new.timeout, started + identity.max_session_seconds
         sandbox = records.new_sandbox(spec, identity.team_id, new, resolved, utc_now())
         return sandbox, running
 
@@ -241,8 +250,8 @@ class SandboxService:
                 await self._node.kill(sandbox.id)
             raise
 
-    def _announce(self, live: Live, sandbox: Sandbox, running: RunningSandbox, deadline: float) -> None:
-        live.state, live.deadline = "running", deadline
+    def _announce(self, live: Live, sandbox: Sandbox, running: RunningSandbox) -> None:
+        live.state = "running"
         network = sandbox.network or {}
         self._directory.add(
             Target(
@@ -254,7 +263,7 @@ class SandboxService:
                 https_ports=frozenset(network.get("httpsPorts") or ()),
             )
         )
-        self._expiry.set(live.sandbox_id, deadline)
+        self._expiry.set(live.sandbox_id, live.deadline)
 
     async def _extend(self, live: Live, seconds: int) -> Sandbox:
         self._check_running(live)
@@ -304,8 +313,8 @@ class SandboxService:
                 return False  # extended while the timer fired
             live.state = "ending"
             self._expiry.cancel(live.sandbox_id)
-            self._directory.remove(live.sandbox_id)
             try:
+                self._directory.remove(live.sandbox_id)
                 if on_node:
                     await self._kill_on_node(live.sandbox_id)
                 async with self._database.write() as session:

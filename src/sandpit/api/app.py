@@ -1,0 +1,98 @@
+"""The control plane's doors as one ASGI application."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.convertors import register_url_convertor
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from sandpit.api import sandboxes, teams, templates
+from sandpit.api.http import (
+    ApiRoute,
+    Call,
+    Handler,
+    Segment,
+    authenticate,
+    on_control_error,
+    on_http_error,
+    on_unexpected,
+)
+from sandpit.control.errors import ControlError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from sandpit.control.app import ControlPlane
+
+register_url_convertor("segment", Segment())
+
+ROUTES: tuple[ApiRoute, ...] = (*sandboxes.ROUTES, *templates.ROUTES, *teams.ROUTES)
+"""Every route that demands a key. `/health` is the only one that does not."""
+
+
+def create_app(control: ControlPlane) -> ASGIApp:
+    """The API. The caller has entered `control` and leaves it after the last request."""
+    app = Starlette(
+        routes=[Route("/health", _health), *_grouped(ROUTES, control)],
+        # Browsers may call with any origin: there are no cookies, only keys (legacy-protocol 1.6).
+        middleware=[
+            Middleware(
+                CORSMiddleware,
+                allow_origins=["*"],
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=["X-Next-Token", "X-Total-Running"],
+            )
+        ],
+        exception_handlers={
+            HTTPException: on_http_error,
+            ControlError: on_control_error,
+            Exception: on_unexpected,
+        },
+    )
+    app.router.redirect_slashes = False
+    return _RawPath(app)
+
+
+class _RawPath:
+    """Routes by the raw path: an encoded `/` in a name is no separator (current-protocol 3.1)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "path": scope["raw_path"].decode("latin-1")}
+        await self._app(scope, receive, send)
+
+
+def _grouped(routes: Sequence[ApiRoute], control: ControlPlane) -> list[Route]:
+    """One route per path, so that a wrong method is a 405 that names all the right ones."""
+    by_path: dict[str, dict[str, Handler]] = {}
+    for route in routes:
+        by_path.setdefault(route.path, {})[route.method] = route.handler
+    return [Route(path, _endpoint(handlers, control), methods=list(handlers)) for path, handlers in by_path.items()]
+
+
+def _endpoint(handlers: dict[str, Handler], control: ControlPlane) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        identity = await authenticate(request, control)
+        identity.check_may_act()
+        method = "GET" if request.method == "HEAD" else request.method
+        return await handlers[method](Call(request, control, identity))
+
+    return endpoint
+
+
+async def _health(_request: Request) -> Response:
+    return PlainTextResponse("ok")

@@ -1,0 +1,189 @@
+"""Requests and answers of the API: bodies, parameters, credentials, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import unquote
+
+from pydantic import BaseModel, ValidationError
+from starlette.convertors import Convertor
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from sandpit.control import ids
+from sandpit.control.errors import (
+    BodyTooLargeError,
+    BusyError,
+    ControlError,
+    InvalidRequestError,
+    LimitReachedError,
+    NotFoundError,
+    UnauthorizedError,
+)
+
+if TYPE_CHECKING:
+    from starlette.exceptions import HTTPException
+
+    from sandpit.control.app import ControlPlane
+    from sandpit.control.teams import Identity
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request whose caller is known."""
+
+    request: Request
+    control: ControlPlane
+    identity: Identity
+
+    def path(self, name: str) -> str:
+        """A path parameter, decoded."""
+        return str(self.request.path_params[name])
+
+    def sandbox_id(self) -> str:
+        """The path's sandbox id. Raises: NotFoundError (nothing that could be one)."""
+        text = self.path("id")
+        if (found := ids.parse_sandbox_id(text)) is None:
+            raise NotFoundError(f"sandbox '{text[:100]}' not found")
+        return found
+
+    def query(self, name: str) -> str | None:
+        """A query parameter, None when absent or empty."""
+        return self.request.query_params.get(name) or None
+
+    def query_int(self, name: str) -> int | None:
+        """Raises: InvalidRequestError."""
+        text = self.query(name)
+        if text is None:
+            return None
+        if not (text.isascii() and text.removeprefix("-").isdigit() and len(text) <= 18):
+            raise InvalidRequestError(f"{name} must be a whole number, got '{text[:100]}'")
+        return int(text)
+
+    async def body(self, model: type[Model]) -> Model:
+        """The JSON body; an absent one is an empty object. Raises: InvalidRequestError, BodyTooLargeError."""
+        raw = await read_body(self.request, self.control.settings.max_body_bytes)
+        try:
+            return model.model_validate_json(raw.strip() or b"{}")
+        except ValidationError as error:
+            raise InvalidRequestError(f"validation error: {_explain(error)}") from error
+
+
+Handler = Callable[[Call], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiRoute:
+    """One row of the route table. Every route demands a key."""
+
+    method: str
+    path: str
+    handler: Handler
+
+
+class Segment(Convertor[str]):
+    """One segment of the raw path, decoded after matching: it may hold `/` and `:` (current-protocol 3.1)."""
+
+    regex = "[^/]+"
+
+    def convert(self, value: str) -> str:
+        return unquote(value)
+
+    def to_string(self, value: str) -> str:
+        raise NotImplementedError("links are not made from this table")
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body, with a Content-Length or chunked. Raises: BodyTooLargeError, InvalidRequestError."""
+    too_large = BodyTooLargeError(f"the request body is larger than {limit} bytes")
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > limit:
+        raise too_large
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise too_large
+    except ClientDisconnect as error:
+        raise InvalidRequestError("the connection ended in the middle of the body") from error
+    return bytes(body)
+
+
+async def authenticate(request: Request, control: ControlPlane) -> Identity:
+    """Who calls: by `X-API-Key`, else by `Authorization: Bearer sk_e2b_...`. Raises: UnauthorizedError."""
+    if control.local is not None:
+        return control.local
+    keys = set(request.headers.getlist("x-api-key"))
+    if len(keys) > 1:
+        raise UnauthorizedError("There are different X-API-Key headers: send one.")
+    if keys:
+        return await control.services.keys.authenticate(keys.pop())
+    token = bearer_token(request)
+    if token is None:
+        raise UnauthorizedError("The X-API-Key header is missing: set E2B_API_KEY to a key of this server.")
+    return await control.services.keys.authenticate_token(token)
+
+
+def bearer_token(request: Request) -> str | None:
+    """The access token in the Authorization header. Raises: UnauthorizedError (another scheme or prefix)."""
+    header = request.headers.get("authorization")
+    if header is None:
+        return None
+    scheme, _, token = header.partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token.startswith(ids.TOKEN_PREFIX):
+        raise UnauthorizedError(f"The Authorization header must be 'Bearer {ids.TOKEN_PREFIX}...', an access token.")
+    return token
+
+
+def error_response(
+    status: int, message: str, *, error_code: str | None = None, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """The error body (current-protocol 2): JavaScript clients decide by its `code`, not by the status."""
+    body: dict[str, int | str] = {"code": status, "message": message}
+    if error_code is not None:
+        body["error_code"] = error_code
+    return JSONResponse(body, status, headers)
+
+
+async def on_control_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, ControlError)
+    headers = {}
+    if isinstance(error, BusyError):
+        headers["Retry-After"] = "1"
+    elif isinstance(error, LimitReachedError):
+        headers["Should-Retry"] = "false"  # it stays true until a sandbox ends
+    return error_response(error.status, error.message, error_code=error.error_code, headers=headers)
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """What the router raises: 404 and 405."""
+    http_error: HTTPException = error  # type: ignore[assignment]
+    status = http_error.status_code
+    if status == 404:
+        message = f"no route for {request.url.path}"
+    elif status == 405:
+        message = f"{request.url.path} does not know the method {request.method}"
+    else:
+        message = http_error.detail
+    headers = dict(http_error.headers) if http_error.headers else None
+    return error_response(status, message, headers=headers)
+
+
+async def on_unexpected(_request: Request, _error: Exception) -> Response:
+    return error_response(500, "internal server error: see the server's log", error_code="internal_server_error")
+
+
+def _explain(error: ValidationError) -> str:
+    """The first few things that are wrong, each with its place in the body."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    parts = []
+    for problem in problems[:3]:
+        place = ".".join(str(part) for part in problem["loc"])
+        parts.append(f"{place}: {problem['msg']}" if place else problem["msg"])
+    return "; ".join(parts)

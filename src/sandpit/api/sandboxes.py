@@ -1,0 +1,162 @@
+"""The routes under /sandboxes (current-protocol 3). Each one reads its request, calls the control plane, answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.responses import JSONResponse, Response
+
+from sandpit.api import answers, query, schemas
+from sandpit.api.http import ApiRoute, Call
+
+if TYPE_CHECKING:
+    from sandpit.control.requests import NewSandbox
+
+
+async def create_v1(call: Call) -> Response:
+    return await _create(call, (await call.body(schemas.NewSandboxV1Body)).request())
+
+
+async def create_v2(call: Call) -> Response:
+    return await _create(call, (await call.body(schemas.NewSandboxV2Body)).request())
+
+
+async def _create(call: Call, new: NewSandbox) -> Response:
+    key = call.request.headers.get("idempotency-key")
+    row = await call.control.services.sandboxes.create(call.identity, new, key)
+    return JSONResponse(answers.sandbox(row, call.control.settings.domain), 201)
+
+
+async def connect_v1(call: Call) -> Response:
+    return await _connect(call, (await call.body(schemas.ConnectV1Body)).timeout)
+
+
+async def connect_v2(call: Call) -> Response:
+    return await _connect(call, (await call.body(schemas.ConnectV2Body)).timeout)
+
+
+async def _connect(call: Call, timeout_s: int) -> Response:
+    service = call.control.services.sandboxes
+    row, resumed = await service.connect(call.identity, call.sandbox_id(), timeout_s)
+    return JSONResponse(answers.sandbox(row, call.control.settings.domain), 201 if resumed else 200)
+
+
+async def resume(call: Call) -> Response:
+    await call.body(schemas.ResumeBody)
+    row = await call.control.services.sandboxes.resume(call.identity, call.sandbox_id())
+    return JSONResponse(answers.sandbox(row, call.control.settings.domain), 201)
+
+
+async def get(call: Call) -> Response:
+    row = await call.control.services.queries.get(call.identity, call.sandbox_id())
+    return JSONResponse(answers.detail(row, call.control.settings.domain))
+
+
+async def list_v1(call: Call) -> Response:
+    wanted = query.metadata(call.query("metadata"))
+    rows = await call.control.services.queries.running(call.identity, wanted)
+    return JSONResponse([answers.listed(row) for row in rows])
+
+
+async def list_v2(call: Call) -> Response:
+    wanted = await query.sandbox_filter(call)
+    if wanted is None:
+        return JSONResponse([], headers={"X-Total-Running": "0"})
+    page = await call.control.services.queries.page(call.identity, wanted)
+    headers = {"X-Total-Running": str(page.total_running)}
+    if page.next_token is not None:
+        headers["X-Next-Token"] = page.next_token
+    return JSONResponse([answers.listed(row) for row in page.items], headers=headers)
+
+
+async def kill(call: Call) -> Response:
+    await call.control.services.sandboxes.kill(call.identity, call.sandbox_id())
+    return Response(status_code=204)
+
+
+async def set_timeout(call: Call) -> Response:
+    body = await call.body(schemas.TimeoutBody)
+    await call.control.services.sandboxes.set_timeout(call.identity, call.sandbox_id(), body.timeout)
+    return Response(status_code=204)
+
+
+async def refresh(call: Call) -> Response:
+    body = await call.body(schemas.RefreshBody)
+    await call.control.services.sandboxes.refresh(call.identity, call.sandbox_id(), body.duration)
+    return Response(status_code=204)
+
+
+async def update_network(call: Call) -> Response:
+    body = await call.body(schemas.NetworkUpdateBody)
+    await call.control.services.sandboxes.update_network(call.identity, call.sandbox_id(), body.fields())
+    return Response(status_code=204)
+
+
+async def pause(call: Call) -> Response:
+    await call.body(schemas.PauseBody)
+    await call.control.services.sandboxes.pause(call.identity, call.sandbox_id())
+    return Response(status_code=204)
+
+
+async def fork(call: Call) -> Response:
+    await call.body(schemas.ForkBody)
+    await call.control.services.sandboxes.fork(call.identity, call.sandbox_id())
+    return JSONResponse([], 201)
+
+
+async def snapshot(call: Call) -> Response:
+    await call.body(schemas.SnapshotBody)
+    await call.control.services.sandboxes.snapshot(call.identity, call.sandbox_id())
+    return JSONResponse({}, 201)
+
+
+async def list_snapshots(_call: Call) -> Response:
+    return JSONResponse([])  # none can be taken yet
+
+
+async def metrics(call: Call) -> Response:
+    start, end = query.time_range(call)
+    rows = await call.control.services.queries.metrics(call.identity, call.sandbox_id(), start, end)
+    return JSONResponse([answers.metric(row) for row in rows])
+
+
+async def metrics_of_many(call: Call) -> Response:
+    wanted = [part for part in ",".join(call.request.query_params.getlist("sandbox_ids")).split(",") if part]
+    rows = await call.control.services.queries.latest_metrics(call.identity, wanted)
+    return JSONResponse({"sandboxes": {sandbox_id: answers.metric(row) for sandbox_id, row in rows.items()}})
+
+
+async def logs_v1(call: Call) -> Response:
+    rows = await call.control.services.queries.logs(call.identity, call.sandbox_id(), query.log_filter_v1(call))
+    return JSONResponse(
+        {"logs": [answers.log_line(row) for row in rows], "logEntries": [answers.log_entry(row) for row in rows]}
+    )
+
+
+async def logs_v2(call: Call) -> Response:
+    rows = await call.control.services.queries.logs(call.identity, call.sandbox_id(), query.log_filter_v2(call))
+    return JSONResponse({"logs": [answers.log_entry(row) for row in rows]})
+
+
+ROUTES = (
+    ApiRoute("POST", "/v2/sandboxes", create_v2),
+    ApiRoute("POST", "/sandboxes", create_v1),
+    ApiRoute("GET", "/v2/sandboxes", list_v2),
+    ApiRoute("GET", "/sandboxes", list_v1),
+    ApiRoute("GET", "/sandboxes/metrics", metrics_of_many),
+    ApiRoute("POST", "/v2/sandboxes/{id:segment}/connect", connect_v2),
+    ApiRoute("POST", "/sandboxes/{id:segment}/connect", connect_v1),
+    ApiRoute("POST", "/sandboxes/{id:segment}/resume", resume),
+    ApiRoute("GET", "/sandboxes/{id:segment}", get),
+    ApiRoute("DELETE", "/sandboxes/{id:segment}", kill),
+    ApiRoute("POST", "/sandboxes/{id:segment}/timeout", set_timeout),
+    ApiRoute("POST", "/sandboxes/{id:segment}/refreshes", refresh),
+    ApiRoute("PUT", "/sandboxes/{id:segment}/network", update_network),
+    ApiRoute("POST", "/sandboxes/{id:segment}/pause", pause),
+    ApiRoute("POST", "/sandboxes/{id:segment}/fork", fork),
+    ApiRoute("POST", "/sandboxes/{id:segment}/snapshots", snapshot),
+    ApiRoute("GET", "/sandboxes/{id:segment}/metrics", metrics),
+    ApiRoute("GET", "/sandboxes/{id:segment}/logs", logs_v1),
+    ApiRoute("GET", "/v2/sandboxes/{id:segment}/logs", logs_v2),
+    ApiRoute("GET", "/snapshots", list_snapshots),
+)

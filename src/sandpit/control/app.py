@@ -1,0 +1,107 @@
+"""The control plane as a whole: everything wired, started and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from sandpit.control.background import Maintenance, Sampler
+from sandpit.control.directory import LiveDirectory
+from sandpit.control.idempotency import IdempotencyService
+from sandpit.control.keys import KeyService
+from sandpit.control.operations import Operations
+from sandpit.control.queries import SandboxQueries
+from sandpit.control.reconcile import reconcile
+from sandpit.control.sandboxes import SandboxService
+from sandpit.control.teams import DEFAULT_SLUG, Identity, TeamService
+from sandpit.control.templates import TemplateService
+from sandpit.store.database import Database
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from sandpit.node.contract import Node
+    from sandpit.settings import Settings
+
+log = logging.getLogger(__name__)
+GRACE_SECONDS = 10.0
+"""How long changes that are under way may take when the server ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the API's doors call."""
+
+    teams: TeamService
+    keys: KeyService
+    templates: TemplateService
+    sandboxes: SandboxService
+    queries: SandboxQueries
+
+
+class ControlPlane:
+    """Async context manager: opens the store, starts the node, takes over its sandboxes, runs the background work.
+
+    It must be left by the task that entered it. Sandboxes go on when it ends.
+    """
+
+    def __init__(self, settings: Settings, node: Node) -> None:
+        self.settings = settings
+        self.database = Database(settings.store_url)
+        self.directory = LiveDirectory()
+        self.first_key: str | None = None
+        """The raw API key of the default team, when this start has made it: nobody can read it later."""
+        self.local: Identity | None = None
+        """For whom requests run when authentication is off."""
+        self._node = node
+        self._operations = Operations()
+        self._stack = AsyncExitStack()
+        teams = TeamService(self.database, settings.limits)
+        templates = TemplateService(self.database)
+        self._idempotency = IdempotencyService(self.database)
+        sandboxes = SandboxService(self.database, node, templates, self._idempotency, self.directory, self._operations)
+        keys = KeyService(self.database, teams)
+        self.services = Services(teams, keys, templates, sandboxes, SandboxQueries(self.database))
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._stack.__aexit__(kind, error, trace)
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        stack.push_async_callback(self.database.close)
+        await self.database.open()
+        await self._bootstrap()
+        await self._idempotency.recover()
+        sandboxes = self.services.sandboxes
+        self._node.on_gone(sandboxes.gone)
+        found = await self._node.start()
+        stack.push_async_callback(self._node.stop, kill_sandboxes=False)
+        await self.services.templates.register(self._node.templates())
+        stack.push_async_callback(self._operations.close, GRACE_SECONDS)
+        stack.callback(sandboxes.stop)
+        await reconcile(self.database, self._node, found, sandboxes, self.services.teams)
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        sampler = Sampler(self.database, self._node, sandboxes.live, self.settings.metrics_interval)
+        maintenance = Maintenance(self.database, self.services.keys, self.services.templates, self.settings.retention)
+        for background in (sampler.run(), maintenance.run()):
+            stack.callback(group.create_task(background).cancel)
+
+    async def _bootstrap(self) -> None:
+        """The first start makes the default team and a key for it."""
+        teams = self.services.teams
+        team = await teams.find(DEFAULT_SLUG)
+        if team is None:
+            team = await teams.create("Default", DEFAULT_SLUG)
+            _, self.first_key = await self.services.keys.create(team.id, "first key")
+        if not self.settings.authentication:
+            self.local = teams.identity(team)

@@ -1,0 +1,99 @@
+"""Writing a sandbox's records: row, metadata, log lines, usage. Each function runs in the caller's transaction."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from sqlalchemy import insert
+
+from sandpit.control import ids
+from sandpit.store.models import Sandbox, SandboxLog, SandboxMetadata, Usage
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+    from sandpit.control.requests import NewSandbox
+    from sandpit.control.templates import Resolved
+    from sandpit.node.contract import SandboxSpec
+
+_COLUMNS = tuple(Sandbox.__table__.columns)
+_INSERT_SANDBOX = insert(Sandbox)
+_INSERT_METADATA = insert(SandboxMetadata)
+_INSERT_LOG = insert(SandboxLog)
+
+
+def new_sandbox(spec: SandboxSpec, team_id: str, new: NewSandbox, resolved: Resolved, now: datetime) -> Sandbox:
+    """The row of a sandbox that has just started."""
+    return Sandbox(
+        id=spec.sandbox_id,
+        team_id=team_id,
+        template_id=spec.template_id,
+        build_id=spec.build_id,
+        alias=resolved.alias,
+        state="running",
+        started_at=now,
+        end_at=now + timedelta(seconds=new.timeout),
+        ended_reason=None,
+        timeout_s=new.timeout,
+        cpu_count=resolved.build.cpu_count,
+        memory_mb=resolved.build.memory_mb,
+        disk_mb=resolved.build.disk_mb,
+        access_token=spec.access_token,
+        traffic_token=None if new.public_traffic else ids.new_secret(),
+        allow_internet_access=new.allow_internet_access,
+        user_metadata=dict(new.metadata),
+        env_vars=dict(new.env_vars),
+        network=dict(new.network) if new.network is not None else None,
+        lifecycle=new.lifecycle(),
+        mcp=dict(new.mcp) if new.mcp is not None else None,
+    )
+
+
+async def insert_sandbox(connection: AsyncConnection, sandbox: Sandbox) -> None:
+    """A sandbox has started. Plain inserts instead of the session's bookkeeping: every create waits for this."""
+    row = {column.key: getattr(sandbox, column.key) for column in _COLUMNS}
+    await connection.execute(_INSERT_SANDBOX, row)
+    pairs = [{"sandbox_id": sandbox.id, "key": key, "value": value} for key, value in sandbox.user_metadata.items()]
+    if pairs:
+        await connection.execute(_INSERT_METADATA, pairs)
+    fields = {"templateID": sandbox.template_id}
+    await connection.execute(_INSERT_LOG, _log(sandbox.id, sandbox.started_at, "sandbox created", fields))
+
+
+async def close_sandbox(session: AsyncSession, sandbox_id: str, reason: str, now: datetime) -> None:
+    """A sandbox has ended; nothing happens when its records say so already."""
+    sandbox = await session.get(Sandbox, sandbox_id)
+    if sandbox is None or sandbox.state == "ended":
+        return
+    if sandbox.state == "running":
+        seconds = max((now - sandbox.started_at).total_seconds(), 0.0)
+        session.add(
+            Usage(
+                sandbox_id=sandbox.id,
+                team_id=sandbox.team_id,
+                template_id=sandbox.template_id,
+                started_at=sandbox.started_at,
+                ended_at=now,
+                vcpu_seconds=sandbox.cpu_count * seconds,
+                gib_seconds=sandbox.memory_mb / 1024 * seconds,
+            )
+        )
+    sandbox.state, sandbox.ended_reason, sandbox.end_at = "ended", reason, now
+    await write_log(session, sandbox_id, now, f"sandbox ended: {reason}", reason=reason)
+
+
+async def write_log(session: AsyncSession, sandbox_id: str, when: datetime, message: str, **fields: str) -> None:
+    """One line of the sandbox's log."""
+    await session.execute(_INSERT_LOG, _log(sandbox_id, when, message, fields))
+
+
+def _log(sandbox_id: str, when: datetime, message: str, fields: dict[str, str]) -> dict[str, object]:
+    return {
+        "sandbox_id": sandbox_id,
+        "timestamp": when,
+        "level": "info",
+        "logger": "sandbox",
+        "message": message,
+        "fields": fields,
+    }

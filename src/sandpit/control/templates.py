@@ -1,0 +1,290 @@
+"""Templates: which builds there are, and which one a caller means by a name."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sqlalchemy import or_, select, update
+
+from sandpit.control.cursors import MAX_PAGE, decode_cursor, encode_cursor
+from sandpit.control.errors import ForbiddenError, InvalidRequestError, NotFoundError
+from sandpit.store.models import Build, Template, TemplateName, TemplateTag
+from sandpit.store.types import utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from sandpit.control.teams import Identity
+    from sandpit.node.contract import TemplateImage
+    from sandpit.store.database import Database
+
+DEFAULT_TAG = "default"
+CACHE_SECONDS = 5.0
+"""How long another process's change may take to be seen; this process's are seen at once."""
+CACHE_SIZE = 1000
+PLATFORM = ""
+"""Namespace of the templates that came with the product."""
+_NAME = re.compile(r"(?:(?P<namespace>[a-z0-9_-]+)/)?(?P<name>[a-z0-9_-]{1,128})(?::(?P<tag>[a-z0-9_.-]{1,128}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateRef:
+    """A name as a caller writes it: `name`, `name:tag`, `namespace/name[:tag]`, or a template id."""
+
+    name: str
+    namespace: str | None = None
+    tag: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A build that can be started, and the name to show for it."""
+
+    template: Template
+    build: Build
+    alias: str | None
+
+
+@dataclass(slots=True)
+class TemplateInfo:
+    """A template with everything the API shows of it."""
+
+    template: Template
+    build: Build
+    """The build of the `default` tag, else the newest."""
+    aliases: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    builds: list[Build] = field(default_factory=list)
+    """All builds, newest first."""
+
+
+def parse_ref(text: str) -> TemplateRef:
+    """Case does not count (current-protocol 10.4). Raises: InvalidRequestError."""
+    match = _NAME.fullmatch(text.strip().lower())
+    if match is None:
+        raise InvalidRequestError(
+            f"'{text[:200]}' is no template: expected an id, 'name', 'name:tag' or 'namespace/name:tag' "
+            "with a-z, 0-9, '-' and '_'"
+        )
+    return TemplateRef(match["name"], match["namespace"], match["tag"])
+
+
+class TemplateService:
+    """Registers and resolves templates. A team sees its own templates and the public ones."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._resolved: dict[tuple[str, str], tuple[float, Resolved]] = {}
+        self._spawned: Counter[str] = Counter()
+
+    def changed(self) -> None:
+        """Names, tags or builds have changed: resolve them anew."""
+        self._resolved.clear()
+
+    def spawned(self, template_id: str) -> None:
+        """A sandbox has started; written down by `flush_spawned`, so that a create need not."""
+        self._spawned[template_id] += 1
+
+    async def flush_spawned(self) -> None:
+        """Write down how often templates were started."""
+        spawned, self._spawned = self._spawned, Counter()
+        if not spawned:
+            return
+        async with self._database.write() as session:
+            for template_id, count in spawned.items():
+                values = {"spawn_count": Template.spawn_count + count, "last_spawned_at": utc_now()}
+                await session.execute(update(Template).where(Template.id == template_id).values(values))
+
+    async def register(
+        self, images: Iterable[TemplateImage], *, team_id: str | None = None, namespace: str = PLATFORM
+    ) -> None:
+        """Write down builds that a node can start. Known builds keep their tags; a new one becomes the default."""
+        async with self._database.write() as session:
+            for image in images:
+                await _register(session, image, team_id, namespace)
+        self.changed()
+
+    async def resolve(self, identity: Identity, text: str) -> Resolved:
+        """The build that `text` names for this team. Raises: InvalidRequestError, NotFoundError."""
+        known = self._resolved.get((identity.team_id, text))
+        if known is not None and known[0] > time.monotonic():
+            return known[1]
+        resolved = await self._resolve(identity, text)
+        if len(self._resolved) >= CACHE_SIZE:
+            self._resolved.clear()
+        self._resolved[identity.team_id, text] = (time.monotonic() + CACHE_SECONDS, resolved)
+        return resolved
+
+    async def _resolve(self, identity: Identity, text: str) -> Resolved:
+        ref = parse_ref(text)
+        async with self._database.read() as session:
+            template = await _find(session, ref, identity)
+            if template is None or not _visible(template, identity):
+                raise NotFoundError(f"template '{text}' not found")
+            tag = ref.tag or DEFAULT_TAG
+            query = (
+                select(Build)
+                .join(TemplateTag, TemplateTag.build_id == Build.id)
+                .where(TemplateTag.template_id == template.id, TemplateTag.tag == tag)
+            )
+            build = await session.scalar(query)
+            if build is None or build.status != "ready":
+                raise NotFoundError(f"template '{text}' has no finished build with the tag '{tag}'")
+            names = await _names(session, [template.id])
+        aliases = [name for _, name in names.get(template.id, [])]
+        alias = ref.name if ref.name in aliases else next(iter(aliases), None)
+        return Resolved(template, build, alias)
+
+    async def find_id(self, identity: Identity, text: str) -> str | None:
+        """The id behind a name or id without a tag, None when unknown to this team. Raises: InvalidRequestError."""
+        ref = parse_ref(text)
+        if ref.tag is not None:
+            raise InvalidRequestError(f"template '{text}' has a tag: sandboxes are found by template, without a tag")
+        async with self._database.read() as session:
+            template = await _find(session, ref, identity)
+        return template.id if template is not None and _visible(template, identity) else None
+
+    async def by_alias(self, identity: Identity, alias: str) -> Template:
+        """Raises: NotFoundError, ForbiddenError (it belongs to others; current-protocol 10.4)."""
+        async with self._database.read() as session:
+            template = await _find(session, parse_ref(alias), identity)
+        if template is None:
+            raise NotFoundError(f"template alias '{alias}' not found")
+        if not _visible(template, identity):
+            raise ForbiddenError(f"template alias '{alias}' belongs to another team")
+        return template
+
+    async def get(self, identity: Identity, text: str) -> TemplateInfo:
+        """One template by id or name. Raises: NotFoundError, InvalidRequestError."""
+        async with self._database.read() as session:
+            template = await _find(session, parse_ref(text), identity)
+            if template is None or not _visible(template, identity):
+                raise NotFoundError(f"template '{text}' not found")
+            infos = await _infos(session, [template])
+        if not infos:
+            raise NotFoundError(f"template '{text}' has no build")
+        return infos[0]
+
+    async def list_of(self, identity: Identity) -> list[TemplateInfo]:
+        """A team's templates and the platform's, newest first."""
+        query = (
+            select(Template)
+            .where(or_(Template.team_id == identity.team_id, Template.team_id.is_(None)))
+            .order_by(Template.created_at.desc(), Template.id.desc())
+        )
+        async with self._database.read() as session:
+            return await _infos(session, list(await session.scalars(query)))
+
+    async def page(
+        self, identity: Identity, limit: int | None, next_token: str | None
+    ) -> tuple[list[TemplateInfo], str | None]:
+        """A page of `list_of` and the token of the next one, None on the last. Raises: InvalidRequestError."""
+        limit = MAX_PAGE if limit is None else limit
+        if not 1 <= limit <= MAX_PAGE:
+            raise InvalidRequestError(f"limit must be from 1 to {MAX_PAGE}, got {limit}")
+        infos = await self.list_of(identity)
+        if next_token is not None:
+            after = decode_cursor(next_token, ascending=False)
+            infos = [info for info in infos if (info.template.created_at, info.template.id) < after]
+        items = infos[:limit]
+        if len(infos) == len(items):
+            return items, None
+        last = items[-1].template
+        return items, encode_cursor(last.created_at, last.id, ascending=False)
+
+
+def _visible(template: Template, identity: Identity) -> bool:
+    return template.public or template.team_id == identity.team_id
+
+
+async def _find(session: AsyncSession, ref: TemplateRef, identity: Identity) -> Template | None:
+    """By name (the team's own before the platform's), then by id."""
+    namespaces = [ref.namespace] if ref.namespace is not None else [identity.slug, PLATFORM]
+    query = (
+        select(Template)
+        .join(TemplateName, TemplateName.template_id == Template.id)
+        .where(TemplateName.name == ref.name, TemplateName.namespace.in_(namespaces))
+        .order_by(TemplateName.namespace.desc())
+        .limit(1)
+    )
+    if (template := await session.scalar(query)) is not None:
+        return template
+    return await session.get(Template, ref.name) if ref.namespace is None else None
+
+
+async def _names(session: AsyncSession, template_ids: list[str]) -> dict[str, list[tuple[str, str]]]:
+    query = select(TemplateName).where(TemplateName.template_id.in_(template_ids)).order_by(TemplateName.name)
+    names: dict[str, list[tuple[str, str]]] = {}
+    for row in await session.scalars(query):
+        names.setdefault(row.template_id, []).append((row.namespace, row.name))
+    return names
+
+
+async def _infos(session: AsyncSession, templates: list[Template]) -> list[TemplateInfo]:
+    wanted = [template.id for template in templates]
+    names = await _names(session, wanted)
+    builds: dict[str, list[Build]] = {}
+    query = select(Build).where(Build.template_id.in_(wanted)).order_by(Build.created_at.desc(), Build.id)
+    for build in await session.scalars(query):
+        builds.setdefault(build.template_id, []).append(build)
+    tags = select(TemplateTag).where(TemplateTag.template_id.in_(wanted), TemplateTag.tag == DEFAULT_TAG)
+    default = {tag.template_id: tag.build_id for tag in await session.scalars(tags)}
+    infos = []
+    for template in templates:
+        own = builds.get(template.id)
+        if not own:
+            continue
+        current = next((build for build in own if build.id == default.get(template.id)), own[0])
+        pairs = names.get(template.id, [])
+        shown = [f"{namespace}/{name}" if namespace else name for namespace, name in pairs]
+        infos.append(TemplateInfo(template, current, [name for _, name in pairs], shown, own))
+    return infos
+
+
+async def _register(session: AsyncSession, image: TemplateImage, team_id: str | None, namespace: str) -> None:
+    now = utc_now()
+    if await session.get(Template, image.template_id) is None:
+        session.add(
+            Template(id=image.template_id, team_id=team_id, public=team_id is None, created_at=now, updated_at=now)
+        )
+        await session.flush()
+    refs = [parse_ref(name) for name in image.names]
+    for ref in refs:
+        if await session.get(TemplateName, (namespace, ref.name)) is None:
+            session.add(TemplateName(namespace=namespace, name=ref.name, template_id=image.template_id))
+            await session.flush()
+    if await session.get(Build, image.build_id) is not None:
+        return
+    session.add(
+        Build(
+            id=image.build_id,
+            template_id=image.template_id,
+            status="ready",
+            cpu_count=image.cpu_count,
+            memory_mb=image.memory_mb,
+            disk_mb=image.disk_mb,
+            runtime=image.runtime,
+            created_at=now,
+            updated_at=now,
+            finished_at=now,
+        )
+    )
+    await session.flush()
+    for tag in {ref.tag or DEFAULT_TAG for ref in refs} or {DEFAULT_TAG}:
+        await assign_tag(session, image.template_id, tag, image.build_id)
+
+
+async def assign_tag(session: AsyncSession, template_id: str, tag: str, build_id: str) -> None:
+    """Let `template:tag` mean this build; the newest assignment wins (current-protocol 10.4)."""
+    row = await session.get(TemplateTag, (template_id, tag))
+    if row is None:
+        session.add(TemplateTag(template_id=template_id, tag=tag, build_id=build_id, created_at=utc_now()))
+    else:
+        row.build_id, row.created_at = build_id, utc_now()
+    await session.flush()

@@ -1,0 +1,134 @@
+"""Settings of a Sandpit server: environment variables `SANDPIT_*`, over an optional TOML file, over the defaults.
+
+The file is `/etc/sandpit/sandpit.toml`, or the one that `SANDPIT_CONFIG` names. Tables of the file become nested names:
+`[limits] max_sandboxes = 20` is `SANDPIT_LIMITS__MAX_SANDBOXES=20`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+DEFAULT_CONFIG = Path("/etc/sandpit/sandpit.toml")
+
+
+class Limits(BaseModel):
+    """What a team may use. A team's own numbers in the store win over these."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cpu_count: int = Field(default=2, ge=1, le=32)
+    """vCPUs of a template that asks for none."""
+    memory_mb: int = Field(default=512, ge=128)
+    """Memory in MiB of a template that asks for none."""
+    max_sandboxes: int = Field(default=500, ge=1)
+    """Sandboxes that a team may run at once."""
+    max_session_seconds: int = Field(default=24 * 3600, ge=60)
+    """Longest life of a sandbox."""
+
+
+class Pool(BaseModel):
+    """The warm pool: sandboxes restored ahead of demand."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    memory_budget_mb: int = Field(default=1024, ge=0)
+    """Memory in MiB that waiting sandboxes may hold; 0 turns the pool off."""
+
+
+class Retention(BaseModel):
+    """How long records are kept, in seconds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    metrics: int = Field(default=6 * 3600, ge=60)
+    logs: int = Field(default=7 * 24 * 3600, ge=60)
+    ended_sandboxes: int = Field(default=30 * 24 * 3600, ge=60)
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set. Raises pydantic.ValidationError (a ValueError) with the reason."""
+
+    model_config = SettingsConfigDict(env_prefix="SANDPIT_", env_nested_delimiter="__", extra="forbid")
+
+    data_dir: Path = Path("/var/lib/sandpit")
+    run_dir: Path = Path("/run/sandpit")
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(default=3000, ge=0, le=65535)
+    edge_host: str = "127.0.0.1"
+    edge_port: int = Field(default=3002, ge=0, le=65535)
+    domain: str | None = None
+    """Domain (and port) of the names `{port}-{sandbox id}.{domain}`; None leaves the choice to the client."""
+    authentication: bool = True
+    """False lets every caller act for the default team; only allowed on loopback addresses."""
+    runtime: Literal["gvisor", "crun"] = "gvisor"
+    limits: Limits = Limits()
+    pool: Pool = Pool()
+    retention: Retention = Retention()
+    pass_host_ca: bool = False
+    """Give the host's CA certificates and proxy settings to the sandboxes too, not only to template builds."""
+    database_url: str | None = None
+    """SQLAlchemy URL; None means SQLite in `data_dir`."""
+    max_body_bytes: int = Field(default=1 << 20, ge=1024)
+    """Largest JSON request body that the API reads."""
+    metrics_interval: float = Field(default=5.0, gt=0)
+    """Seconds between two samples of a sandbox (current-protocol 3.8)."""
+
+    @property
+    def store_url(self) -> str:
+        """Where the records are: the database that was set, else SQLite in the data directory."""
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir / 'sandpit.db'}"
+
+    @model_validator(mode="after")
+    def _refuse_open_doors(self) -> Self:
+        if self.authentication:
+            return self
+        for name, host in (("api_host", self.api_host), ("edge_host", self.edge_host)):
+            if not is_loopback(host):
+                raise ValueError(
+                    f"{name} is {host}, which others can reach, but authentication is off: anybody could run code "
+                    "here. Turn authentication on, or listen on 127.0.0.1."
+                )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=config_file())
+
+
+def config_file() -> Path | None:
+    """The TOML file to read. Raises FileNotFoundError when SANDPIT_CONFIG names a file that does not exist."""
+    named = os.environ.get("SANDPIT_CONFIG")
+    if not named:
+        return DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None
+    path = Path(named)
+    if not path.is_file():
+        raise FileNotFoundError(f"SANDPIT_CONFIG names {path}, which is not a file: correct or unset it.")
+    return path
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to `host`. Names other than `localhost` count as reachable by others."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,180 @@
+"""Who may do what: walks the whole route table, so that a new route is covered the day it is born."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.api.conftest import api_client
+from tests.api.memory_node import MemoryNode
+
+from sandpit.api.app import ROUTES
+from sandpit.control.app import ControlPlane
+from sandpit.store.models import Team
+
+if TYPE_CHECKING:
+    import httpx
+
+    from sandpit.api.http import ApiRoute
+    from sandpit.settings import Settings
+
+BODIES = {
+    "/sandboxes/{id:segment}/timeout": {"timeout": 10},
+    "/sandboxes/{id:segment}/connect": {"timeout": 10},
+    "/api-keys/{id:segment}": {"name": "stolen"},
+}
+# Answers about the caller's own things when asked for others': an empty list instead of 404.
+EMPTY = {"/sandboxes/{id:segment}/logs", "/v2/sandboxes/{id:segment}/logs"}
+
+
+def name(route: ApiRoute) -> str:
+    return f"{route.method} {route.path}"
+
+
+def test_the_table_has_no_doubles() -> None:
+    assert len({name(route) for route in ROUTES}) == len(ROUTES) > 25
+
+
+async def test_no_route_without_a_valid_key(control: ControlPlane) -> None:
+    key = control.first_key
+    assert key is not None
+    attempts = [
+        {},
+        {"X-API-KEY": ""},
+        {"X-API-KEY": "e2b_" + "0" * 40},
+        {"X-API-KEY": key[:-1]},
+        {"X-API-KEY": key.upper()},
+        {"Authorization": f"Bearer {key}"},
+        {"Authorization": "Bearer sk_e2b_" + "0" * 40},
+        {"Authorization": "Basic sk_e2b_" + "0" * 40},
+    ]
+    double = [("X-API-KEY", key), ("X-API-KEY", "e2b_" + "0" * 40)]
+    async with api_client(control, None) as nobody:
+        for route in ROUTES:
+            path = route.path.replace("{id:segment}", "base").replace("{alias:segment}", "base")
+            for headers in (*attempts, double):
+                response = await nobody.request(route.method, path, headers=headers)
+                assert response.status_code == 401, (name(route), headers)
+                assert response.json()["code"] == 401
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if "{id" in route.path], ids=name)
+async def test_another_teams_things(
+    control: ControlPlane, client: httpx.AsyncClient, stranger: httpx.AsyncClient, node: MemoryNode, route: ApiRoute
+) -> None:
+    if "templates" in route.path:
+        async with control.database.write() as session:
+            team = await session.get(Team, (await control.services.keys.authenticate(str(control.first_key))).team_id)
+        assert team is not None
+        image = MemoryNode().images[0]
+        own = type(image)("own00000000000000000", "33333333-3333-4333-8333-333333333333", ("own",), 1, 128, 1, "memory")
+        await control.services.templates.register([own], team_id=team.id, namespace=team.slug)
+        thing = own.template_id
+    elif "api-keys" in route.path:
+        thing = (await client.get("/api-keys")).json()[0]["id"]
+    else:
+        thing = (await client.post("/v2/sandboxes", json={"templateID": "base"})).json()["sandboxID"]
+    path = route.path.replace("{id:segment}", thing)
+    response = await stranger.request(route.method, path, json=BODIES.get(route.path.removeprefix("/v2"), {}))
+    if route.path in EMPTY:
+        assert not response.json()["logs"]
+    else:
+        assert (response.status_code, response.json()["code"]) == (404, 404)
+    assert (await client.get("/api-keys")).json()[0]["name"] == "first key"
+    assert "sandboxes" not in route.path or thing in node.machine
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.path == "/templates/aliases/{alias:segment}"])
+async def test_another_teams_alias_is_forbidden(
+    control: ControlPlane, client: httpx.AsyncClient, stranger: httpx.AsyncClient, route: ApiRoute
+) -> None:
+    identity = await control.services.keys.authenticate(str(control.first_key))
+    image = MemoryNode().images[0]
+    own = type(image)("own00000000000000000", "33333333-3333-4333-8333-333333333333", ("own",), 1, 128, 1, "memory")
+    await control.services.templates.register([own], team_id=identity.team_id, namespace=identity.slug)
+    assert (await client.get("/templates/aliases/own")).json() == {"templateID": own.template_id, "public": False}
+    assert (await client.get("/templates/aliases/default%2Fown")).status_code == 200
+    assert (await stranger.get("/templates/aliases/default%2Fown")).status_code == 403
+    assert (await stranger.get("/templates/aliases/own")).status_code == 404
+    assert (await stranger.post("/v2/sandboxes", json={"templateID": "default/own"})).status_code == 404
+    assert own.template_id not in (await stranger.get("/templates")).text
+
+
+async def test_health_needs_no_key(control: ControlPlane) -> None:
+    async with api_client(control, None) as nobody:
+        assert (await nobody.get("/health")).status_code == 200
+
+
+async def test_revoked_key_is_refused_at_once(control: ControlPlane, client: httpx.AsyncClient) -> None:
+    made = (await client.post("/api-keys", json={"name": " second "})).json()
+    assert made["name"] == "second"
+    async with api_client(control, made["key"]) as second:
+        assert (await second.get("/v2/sandboxes")).status_code == 200
+        assert (await client.delete(f"/api-keys/{made['id']}")).status_code == 204
+        assert (await second.get("/v2/sandboxes")).status_code == 401
+    assert (await client.delete(f"/api-keys/{made['id']}")).status_code == 404
+
+
+async def test_keys_are_shown_masked(control: ControlPlane, client: httpx.AsyncClient) -> None:
+    made = (await client.post("/api-keys", json={"name": "k"})).json()
+    shown = (await client.get("/api-keys")).json()[-1]
+    raw = made.pop("key")
+    assert shown == made
+    assert raw not in (await client.get("/api-keys")).text
+    mask = shown["mask"]
+    assert raw == f"{mask['prefix']}{raw[4:]}"
+    assert mask["valueLength"] == len(raw) - len(mask["prefix"])
+    assert raw[4:].startswith(mask["maskedValuePrefix"])
+    assert raw.endswith(mask["maskedValueSuffix"])
+    renamed = await client.patch(f"/api-keys/{made['id']}", json={"name": "new"})
+    assert (renamed.status_code, renamed.json()["name"]) == (200, "new")
+    for bad in ({}, {"name": ""}, {"name": "x" * 201}, {"name": "a\0b"}, {"name": 5}):
+        assert (await client.post("/api-keys", json=bad)).status_code == 400
+
+
+async def test_access_tokens_and_teams(control: ControlPlane, client: httpx.AsyncClient) -> None:
+    team = (await client.get("/teams")).json()
+    assert team == [{"teamID": team[0]["teamID"], "name": "Default", "apiKey": control.first_key, "isDefault": True}]
+    user = await control.services.teams.create_user("a@example.com", team[0]["teamID"])
+    token, raw = await control.services.keys.create_token(user.id, "login")
+    async with api_client(control, None) as person:
+        person.headers["Authorization"] = f"Bearer {raw}"
+        listed = (await person.get("/teams")).json()
+        assert [(item["teamID"], item["isDefault"]) for item in listed] == [(team[0]["teamID"], True)]
+        async with api_client(control, listed[0]["apiKey"]) as keyed:
+            assert (await keyed.get("/v2/sandboxes")).status_code == 200
+        assert (await person.get("/templates")).status_code == 200
+        assert (await person.get(f"/templates?teamID={team[0]['teamID']}")).status_code == 200
+        assert (await person.get("/templates?teamID=other")).status_code == 400
+        await control.services.keys.revoke_token(user.id, token.id)
+        assert (await person.get("/teams")).status_code == 401
+
+
+async def test_banned_and_blocked_teams(settings: Settings) -> None:
+    async with ControlPlane(settings, MemoryNode()) as control:
+        identity = await control.services.keys.authenticate(str(control.first_key))
+        key = control.first_key
+        async with api_client(control, key) as client:
+            made = (await client.post("/v2/sandboxes", json={"templateID": "base"})).json()
+        async with control.database.write() as session:
+            team = await session.get_one(Team, identity.team_id)
+            team.blocked_reason = "unpaid"
+        control.services.keys.forget_all()
+        async with api_client(control, key) as client:
+            response = await client.post("/v2/sandboxes", json={"templateID": "base"})
+            assert (response.status_code, response.json()["message"]) == (403, "team is blocked: unpaid")
+            assert (await client.get(f"/sandboxes/{made['sandboxID']}")).status_code == 200
+        async with control.database.write() as session:
+            (await session.get_one(Team, identity.team_id)).banned = True
+        control.services.keys.forget_all()
+        async with api_client(control, key) as client:
+            response = await client.get(f"/sandboxes/{made['sandboxID']}")
+            assert (response.status_code, response.json()["message"]) == (403, "team is banned")
+
+
+async def test_without_authentication(settings: Settings) -> None:
+    settings = settings.model_copy(update={"authentication": False})
+    async with ControlPlane(settings, MemoryNode()) as control, api_client(control, None) as anybody:
+        made = await anybody.post("/v2/sandboxes", json={"templateID": "base"})
+        assert made.status_code == 201
+        assert (await anybody.get("/teams")).status_code == 200

@@ -42,8 +42,10 @@ class Pool(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    memory_budget_mb: int = Field(default=1024, ge=0)
-    """Memory in MiB that waiting sandboxes may hold; 0 turns the pool off."""
+    size: int = Field(default=2, ge=0)
+    """Sandboxes kept waiting for each template; 0 turns the pool off."""
+    memory_budget_mb: int = Field(default=2048, ge=0)
+    """Memory in MiB that all waiting sandboxes may hold together."""
 
 
 class Retention(BaseModel):
@@ -71,7 +73,14 @@ class Settings(BaseSettings):
     """Domain (and port) of the names `{port}-{sandbox id}.{domain}`; None leaves the choice to the client."""
     authentication: bool = True
     """False lets every caller act for the default team; only allowed on loopback addresses."""
-    runtime: Literal["gvisor", "crun"] = "gvisor"
+    runtime: Literal["gvisor", "crun"] | None = None
+    """Forces one runtime for all templates; None takes each template's own (gVisor unless it says otherwise)."""
+    node_name: str = Field(default="sandpit", pattern=r"^[a-z0-9]{1,8}$")
+    """Separates what several servers on one machine own: interfaces, packet rules, control groups."""
+    sandbox_network: ipaddress.IPv4Network = ipaddress.IPv4Network("10.201.0.0/16")
+    """Addresses that sandboxes have on this machine, one each; nobody else sees them."""
+    allow_ranges: tuple[ipaddress.IPv4Network, ...] = ()
+    """Private address ranges that sandboxes may reach in spite of the rule that they may reach none."""
     limits: Limits = Limits()
     pool: Pool = Pool()
     retention: Retention = Retention()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import suppress
 from datetime import timedelta
@@ -163,6 +164,14 @@ class SandboxService:
         except (ControlError, SQLAlchemyError):
             # The node cannot help it; a timer tries again.
             log.exception("the record of sandbox %s could not be closed", sandbox_id)
+
+    def running(self) -> int:
+        """How many sandboxes run, of all teams."""
+        return len(list(self.live))
+
+    async def kill_all(self, reason: str) -> None:
+        """End every sandbox of every team, and close its record with `reason`."""
+        await asyncio.gather(*(self._operations.run(self._end(live, reason)) for live in list(self.live)))
 
     def stop(self) -> None:
         """Let no more sandboxes expire."""

@@ -44,6 +44,7 @@ class LocalNode:
     def __init__(self, config: NodeConfig, runtimes: Mapping[str, Runtime], closure: Path) -> None:
         """`closure` is the guest closure's directory. Nothing is touched before `start`."""
         self._config = config
+        self._runtimes = runtimes
         self._firewall = Firewall(config)
         self._slots = Slots(config, self._firewall)
         self._launcher = Launcher(config, runtimes, self._slots, self._firewall)
@@ -208,6 +209,10 @@ class LocalNode:
             if not self._stopping:
                 pool.run(self._tasks)
         return self._pools[build_id]
+
+    def releases(self) -> dict[str, str]:
+        """The runtimes of this node and the digests of their binaries."""
+        return {name: runtime.release() for name, runtime in self._runtimes.items()}
 
     def pool_sizes(self) -> dict[str, int]:
         """Ready sandboxes by build id."""

@@ -1,0 +1,61 @@
+"""Putting a node together from the server's settings."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from sandpit.build.closure import build_closure
+from sandpit.node.config import NodeConfig
+from sandpit.node.contract import NodeError
+from sandpit.node.local import LocalNode
+from sandpit.node.runtime.base import Runtime
+from sandpit.node.runtime.crun import Crun
+from sandpit.node.runtime.gvisor import Gvisor
+from sandpit.settings import Settings
+
+
+def node_config(settings: Settings) -> NodeConfig:
+    """The part of the settings that a node needs."""
+    return NodeConfig(
+        data_dir=settings.data_dir,
+        run_dir=settings.run_dir,
+        name=settings.node_name,
+        network=settings.sandbox_network,
+        runtime=settings.runtime,
+        pool_size=settings.pool.size,
+        pool_memory_mb=settings.pool.memory_budget_mb,
+        allow_ranges=settings.allow_ranges,
+    )
+
+
+def find_runsc(data_dir: Path) -> Path | None:
+    """The gVisor release that quickstart chose, else the one on PATH."""
+    ours = data_dir / "bin/runsc"
+    if ours.exists():
+        return ours
+    found = shutil.which("runsc")
+    return Path(found) if found else None
+
+
+def runtimes(config: NodeConfig) -> dict[str, Runtime]:
+    """The runtimes that are installed. Raises: NodeError when there is none."""
+    found: dict[str, Runtime] = {}
+    if (runsc := find_runsc(config.data_dir)) is not None:
+        gvisor = Gvisor(runsc, config.run_dir / "runsc")
+        gvisor.prepare()
+        found[gvisor.name] = gvisor
+    if (crun := shutil.which("crun")) is not None:
+        driver = Crun(Path(crun), config.run_dir / "crun")
+        driver.prepare()
+        found[driver.name] = driver
+    if not found:
+        raise NodeError("neither runsc nor crun is installed: run ./quickstart, or see `sandpit doctor`")
+    return found
+
+
+def local_node(settings: Settings) -> LocalNode:
+    """This machine as a node. Raises: NodeError, ClosureError."""
+    config = node_config(settings)
+    closure = build_closure(settings.data_dir / "closure", cache=settings.data_dir / "cache/uv")
+    return LocalNode(config, runtimes(config), closure)

@@ -1,0 +1,196 @@
+"""The server process: api, control, edge and node on one event loop.
+
+It writes `run_dir/server.json` when it is ready and answers on `run_dir/control.sock` (owner only) to the CLI of the same machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import stat
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from sandpit import __version__
+from sandpit.api.app import create_app
+from sandpit.control.app import ControlPlane
+from sandpit.edge import Edge
+from sandpit.node.assemble import local_node
+from sandpit.node.local import LocalNode
+from sandpit.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class AlreadyRunning(RuntimeError):
+    """Another server owns this run directory."""
+
+
+def key_file(settings: Settings) -> Path:
+    """Where the first API key is kept, readable for the owner alone."""
+    return settings.data_dir / "api-key"
+
+
+def state_file(settings: Settings) -> Path:
+    """Where a running server says what it is: pid, addresses, version."""
+    return settings.run_dir / "server.json"
+
+
+def control_socket(settings: Settings) -> Path:
+    """Where a running server answers to the CLI."""
+    return settings.run_dir / "control.sock"
+
+
+async def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT, or until told on the control socket. Raises: AlreadyRunning, NodeError, OSError."""
+    server = Server(settings)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.ask_to_stop)
+    async with AsyncExitStack() as stack:
+        _own(settings, stack)
+        await server.run(stack)
+
+
+class Server:
+    """Everything of one process, wired."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Nothing is started before `run`."""
+        self.settings = settings
+        self._stop = asyncio.Event()
+        self._kill_sandboxes = False
+        self._addresses: dict[str, str] = {}
+
+    def ask_to_stop(self, *, kill_sandboxes: bool = False) -> None:
+        """End `run`; sandboxes go on unless told otherwise."""
+        self._kill_sandboxes |= kill_sandboxes
+        self._stop.set()
+
+    async def run(self, stack: AsyncExitStack) -> None:
+        """Start everything in order, wait, stop everything in reverse order."""
+        settings = self.settings
+        self._node = local_node(settings)
+        self._control = await stack.enter_async_context(ControlPlane(settings, self._node))
+        if self._control.first_key is not None:
+            _write_private(key_file(settings), self._control.first_key + "\n")
+        api = _listen(settings.api_host, settings.api_port)
+        await stack.enter_async_context(_asgi(create_app(self._control), api))
+        await stack.enter_async_context(_asgi(self._admin(), _listen_private(control_socket(settings))))
+        backend = api.getsockname()[:2]
+        edge = Edge(self._control.directory, host=settings.edge_host, port=settings.edge_port, api_backend=backend)
+        await edge.start()
+        stack.push_async_callback(edge.stop)
+        edge_host, edge_port = edge.addresses[0][:2]
+        self._addresses = {"api": f"http://{backend[0]}:{backend[1]}", "edge": f"http://{edge_host}:{edge_port}"}
+        _write_private(state_file(settings), json.dumps(self.description()))
+        stack.callback(state_file(settings).unlink, missing_ok=True)
+        log.info("ready: API %(api)s, sandboxes %(edge)s", self._addresses)
+        await self._stop.wait()
+        if self._kill_sandboxes:
+            await self._control.services.sandboxes.kill_all("the server was told to end all sandboxes")
+
+    def description(self) -> dict[str, Any]:
+        """What this server is."""
+        return {"pid": os.getpid(), "version": __version__, "addresses": self._addresses}
+
+    def _admin(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route("/status", self._status, methods=["GET"]),
+                Route("/stop", self._asked_to_stop, methods=["POST"]),
+            ]
+        )
+
+    async def _status(self, request: Request) -> Response:
+        templates = [
+            {"template": image.names[0], "build": image.build_id, "runtime": image.runtime}
+            for image in self._node.templates()
+        ]
+        counts = {"running": self._control.services.sandboxes.running(), "ready": self._node.pool_sizes()}
+        runtimes = self._node.releases()
+        return JSONResponse({**self.description(), "sandboxes": counts, "templates": templates, "runtimes": runtimes})
+
+    async def _asked_to_stop(self, request: Request) -> Response:
+        self.ask_to_stop(kill_sandboxes=request.query_params.get("sandboxes") == "true")
+        return Response(status_code=202)
+
+
+def _own(settings: Settings, stack: AsyncExitStack) -> None:
+    """Hold the run directory for this process's life. Raises: AlreadyRunning."""
+    settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
+    lock = stack.enter_context((settings.data_dir / "server.lock").open("w"))
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise AlreadyRunning(f"a server is running with {settings.data_dir} already: see `sandpit status`") from None
+
+
+@asynccontextmanager
+async def _asgi(app: Any, sock: socket.socket) -> AsyncIterator[None]:
+    """Serve an ASGI application on a listening socket."""
+    config = uvicorn.Config(
+        app, loop="none", http="httptools", ws="none", lifespan="off", access_log=False, log_level="warning",
+        timeout_graceful_shutdown=5, server_header=False,
+    )  # fmt: skip
+    server = _Quiet(config)
+    task = asyncio.create_task(server.serve(sockets=[sock]))
+    try:
+        while not server.started and not task.done():
+            await asyncio.sleep(0.005)
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+class _Quiet(uvicorn.Server):
+    """Signals belong to the process, not to each listener."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=2048)
+
+
+def _listen_private(path: Path) -> socket.socket:
+    """A unix socket for the owner alone."""
+    if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+        path.unlink()
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        sock.bind(str(path))
+    finally:
+        os.umask(mask)
+    sock.listen(64)
+    return sock
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Replace a file that only the owner may read."""
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    temporary.rename(path)

@@ -29,7 +29,10 @@ Message = dict[str, Any]
 UnaryHandler = Callable[[Message, "Call"], Awaitable[Message | bytes]]
 """Answers a message; bytes are a message that is JSON already."""
 ServerStreamHandler = Callable[[Message, "Call"], AsyncGenerator[Message | bytes, None]]
-"""Yields messages; bytes are a message that is JSON already. Closed when the client goes away or the deadline passes."""
+"""Yields messages; bytes are a message that is JSON already.
+
+Closed when the client goes away or the deadline passes.
+"""
 ClientStreamHandler = Callable[[AsyncIterator[Message], "Call"], Awaitable[Message]]
 
 MAX_MESSAGE_BYTES = 64 << 20

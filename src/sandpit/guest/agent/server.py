@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sandpit.guest.agent import files, filesystem
+from sandpit.guest.agent import files, filesystem, identity, process_service
 from sandpit.guest.agent.guard import Guard
+from sandpit.guest.agent.metrics import Meter
+from sandpit.guest.agent.processes import ProcessTable
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -20,12 +22,17 @@ if TYPE_CHECKING:
 
 
 def build_app(state: AgentState) -> Starlette:
-    """The ASGI application of port 49983."""
+    """The ASGI application of port 49983. Its `state.processes` must be told of SIGCHLD (`reap`)."""
+    table = ProcessTable()
     app = Starlette(
         routes=[
-            Route("/health", health),
+            *process_service.routes(table),
             *filesystem.routes(state),
             *files.routes(state),
+            Route("/health", health),
+            Route("/metrics", metrics),
+            Route("/envs", envs),
+            Route("/init", identity.init, methods=["POST"]),
         ],
         middleware=[
             # Outermost: a browser's preflight carries no token.
@@ -35,9 +42,21 @@ def build_app(state: AgentState) -> Starlette:
     )
     app.router.redirect_slashes = False
     app.state.agent = state
+    app.state.processes = table
+    app.state.meter = Meter()
     return app
 
 
 async def health(_request: Request) -> Response:
     """Answer that the agent is alive."""
     return Response(status_code=204)
+
+
+async def metrics(request: Request) -> Response:
+    """What the sandbox uses."""
+    return JSONResponse(request.app.state.meter.read(), headers={"cache-control": "no-store"})
+
+
+async def envs(request: Request) -> Response:
+    """The global environment."""
+    return JSONResponse(request.app.state.agent.env)

@@ -1,0 +1,77 @@
+"""The agent as a program: `python -m sandpit.guest.agent`, in a sandbox PID 1."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+
+import uvloop
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from sandpit.guest.agent.relay import Relay
+from sandpit.guest.agent.server import build_app
+from sandpit.guest.agent.state import AgentState
+
+_KEEP_ALIVE_S = 3600
+"""The edge keeps connections for reuse; it decides when one is too old."""
+
+
+def main() -> None:
+    """Serve until killed."""
+    options = _options()
+    os.umask(0o022)
+    os.chdir("/")
+    uvloop.run(serve(options.host, options.port, options.relay_port, options.gateway))
+
+
+async def serve(host: str, port: int, relay_port: int, gateway: str) -> None:
+    """Listen on both ports, and reap children, for ever.
+
+    uvicorn's connections without its server, which wakes up ten times a second (a hundred idle sandboxes would notice)
+    and takes over signals.
+    """
+    loop = asyncio.get_running_loop()
+    app = build_app(AgentState(gateway=gateway))
+    # Not add_signal_handler: uvloop keeps SIGCHLD for its own subprocesses, of which there are none.
+    signal.signal(signal.SIGCHLD, lambda *_: loop.call_soon_threadsafe(app.state.processes.reap))
+    app.state.processes.reap()
+    config = Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        access_log=False,
+        log_config=None,
+        log_level="error",
+        date_header=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+    )
+    config.load()
+    state = ServerState()
+    http = await loop.create_server(lambda: HttpToolsProtocol(config, state, {}), host, port, backlog=2048)
+    relay = await loop.create_server(lambda: Relay(gateway), host, relay_port, backlog=2048)
+    ports = [server.sockets[0].getsockname()[1] for server in (http, relay)]
+    sys.stderr.write(f"sandpit agent: listening on {host}, port {ports[0]}, relay {ports[1]}\n")
+    async with http, relay:
+        await http.serve_forever()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="sandpit-agent", description="The daemon inside a sandbox.")
+    parser.add_argument("--host", default="0.0.0.0", help="address to listen on")
+    parser.add_argument("--port", type=int, default=49983, help="port of the current protocol (0: any)")
+    parser.add_argument("--relay-port", type=int, default=49981, help="port of the relay (0: any)")
+    parser.add_argument("--gateway", default="169.254.0.22", help="the only peer served control calls and the relay")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""`POST /init`: the sandbox learns who it is, after boot, restore or fork (architecture, The guest)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import secrets
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import JSONResponse, Response
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from sandpit.guest.agent.state import AgentState
+
+INSTANCE_FILE = Path("/run/sandpit/instance.json")
+_HOSTS_MARK = "# this sandbox"
+
+
+async def init(request: Request) -> Response:
+    """Replace the identity; 204, or 400 for a body that is not what the node sends."""
+    state: AgentState = request.app.state.agent
+    try:
+        _take(state, json.loads(await request.body()))
+    except (ValueError, TypeError) as error:
+        return JSONResponse({"code": 400, "message": f"bad init message: {error}"}, status_code=400)
+    random.seed()  # a restored copy shares its state with all its siblings
+    if state.sandbox_id:
+        _name_host(state.sandbox_id)
+    _publish(state)
+    return Response(status_code=204)
+
+
+def _take(state: AgentState, body: Any) -> None:
+    if not isinstance(body, dict):
+        raise TypeError("not an object")
+    sandbox_id, template_id = _text(body, "sandboxID") or "", _text(body, "templateID") or ""
+    if not re.fullmatch(r"[A-Za-z0-9-]{0,63}", sandbox_id):
+        raise ValueError("sandboxID cannot be a host name")
+    token, user, workdir = (_text(body, name) for name in ("accessToken", "defaultUser", "defaultWorkdir"))
+    env = body.get("envVars") or {}
+    if not isinstance(env, dict) or not all(isinstance(value, str) and name for name, value in env.items()):
+        raise TypeError("envVars must map names to strings")
+    state.access_token = token or None
+    state.default_user, state.default_workdir = user or "root", workdir or None
+    state.sandbox_id, state.template_id = sandbox_id, template_id
+    state.env = {"E2B_SANDBOX": "true", "E2B_SANDBOX_ID": sandbox_id, "E2B_TEMPLATE_ID": template_id, **env}
+    state.instance = secrets.token_hex(16)
+
+
+def _text(body: dict[str, Any], name: str) -> str | None:
+    value = body.get(name)
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{name} must be a string")
+    return value
+
+
+def _name_host(name: str) -> None:
+    """Make `name` the host name, and give the machine an id of its own."""
+    try:
+        socket.sethostname(name)
+    except PermissionError:
+        _warn("the kernel's host name stays: the runtime did not grant CAP_SYS_ADMIN")
+    _write(Path("/etc/hostname"), f"{name}\n")
+    # The same sandbox keeps its id over pause and resume; a fork has another name, and so another id.
+    _write(Path("/etc/machine-id"), hashlib.sha256(f"machine {name}".encode()).hexdigest()[:32] + "\n")
+    _write_hosts(name)
+
+
+def _write_hosts(name: str) -> None:
+    """Have the host name resolve: sudo complains, slowly, about one that does not."""
+    hosts = Path("/etc/hosts")
+    try:
+        lines = hosts.read_text(errors="surrogateescape").splitlines() if hosts.exists() else ["127.0.0.1 localhost"]
+    except OSError as error:
+        _warn(f"/etc/hosts is not readable: {error}")
+        return
+    lines = [line for line in lines if not line.endswith(_HOSTS_MARK)]
+    _write(hosts, "\n".join([*lines, f"127.0.1.1 {name} {_HOSTS_MARK}", ""]))
+
+
+def _publish(state: AgentState) -> None:
+    """Tell other services of the sandbox, the interpreter first of all."""
+    content = {
+        "sandboxID": state.sandbox_id,
+        "templateID": state.template_id,
+        "instance": state.instance,
+        "envVars": state.env,
+    }
+    temporary = INSTANCE_FILE.with_suffix(".new")
+    INSTANCE_FILE.parent.mkdir(parents=True, exist_ok=True)
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
+        json.dump(content, file)
+    temporary.replace(INSTANCE_FILE)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write in place, since the file may be a mount. An image where that is impossible still works without."""
+    try:
+        if not path.exists() or path.read_text(errors="surrogateescape") != text:
+            path.write_text(text, errors="surrogateescape")
+    except OSError as error:
+        _warn(f"{path} stays as it is: {error}")
+
+
+def _warn(message: str) -> None:
+    sys.stderr.write(f"sandpit agent: {message}\n")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Message = dict[str, Any]
 UnaryHandler = Callable[[Message, "Call"], Awaitable[Message | bytes]]
-"""Answers a message; bytes are a message that is JSON already."""
+"""Bytes are a message that is JSON already."""
 ServerStreamHandler = Callable[[Message, "Call"], AsyncGenerator[Message | bytes, None]]
 """Yields messages; bytes are a message that is JSON already.
 

@@ -1,4 +1,4 @@
-"""GET /files: whole files, ranges, conditions, gzip, and pseudo files whose size nobody knows (current-protocol 7.1)."""
+"""GET /files: files, ranges, conditions, gzip, and pseudo files of unknown size (current-protocol 7.1)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers, QueryParams
 from starlette.routing import Route
 
-from sandpit.guest.agent import signature
+from sandpit.guest.agent import memory, signature
 from sandpit.guest.agent.accounts import Account, UnknownAccountError, find_account, resolve_path
 from sandpit.guest.agent.connect import ConnectError, basic_user
 from sandpit.guest.agent.files_download import send_file
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 def routes(state: AgentState) -> list[BaseRoute]:
     """The routes of `/files`. They check token or signature themselves: a signed link carries no token."""
+    memory.keep_buffers()
     return [Route("/files", _Files(state), methods=["GET", "POST"])]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -28,7 +29,9 @@ class Agent:
     http: httpx.Client
 
     def rpc(self, method: str, message: dict[str, Any], **headers: str) -> httpx.Response:
-        return self.http.post(f"/filesystem.Filesystem/{method}", json=message, headers=headers)
+        content = json.dumps(message)  # not httpx's: it refuses what hostile clients send
+        headers = {"content-type": "application/json", **headers}
+        return self.http.post(f"/filesystem.Filesystem/{method}", content=content, headers=headers)
 
     def call(self, method: str, message: dict[str, Any]) -> dict[str, Any]:
         answer = self.rpc(method, message)

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
 
 e2b = pytest.importorskip("e2b", reason="the official client is not installed")
 
 
 @pytest.fixture
-def sandbox(agent: Any) -> Iterator[Any]:
-    yield e2b.Sandbox.create(debug=True, sandbox_url=agent.url)
+def sandbox(agent: Any) -> Any:
+    return e2b.Sandbox.create(debug=True, sandbox_url=agent.url)
 
 
 @pytest.fixture
-async def async_sandbox(agent: Any) -> AsyncIterator[Any]:
-    yield await e2b.AsyncSandbox.create(debug=True, sandbox_url=agent.url)
+async def async_sandbox(agent: Any) -> Any:
+    return await e2b.AsyncSandbox.create(debug=True, sandbox_url=agent.url)
 
 
 def test_write_and_read(sandbox: Any, folder: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sandpit.guest.agent.signature import SignatureRefusedError, check, sign
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TOKEN = "0tQG31xiMp0IOQfaz9dcwi72L1CPo8e0"
 

@@ -8,11 +8,13 @@ import socket
 import subprocess
 import time
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LARGE = 64 << 20
 
@@ -115,7 +117,9 @@ def test_same_path_twice(agent: Any, folder: Path) -> None:
         assert (folder / "f").read_bytes() == b"first"
 
 
-@pytest.mark.parametrize("packed", [gzip.compress(b"a" * 3_000_000), gzip.compress(b"a" * 2_999_999) + gzip.compress(b"a")])
+@pytest.mark.parametrize(
+    "packed", [gzip.compress(b"a" * 3_000_000), gzip.compress(b"a" * 2_999_999) + gzip.compress(b"a")]
+)
 def test_gzip_bodies(agent: Any, folder: Path, packed: bytes) -> None:
     path = folder / "f"
     assert agent.upload(str(path), packed, **{"content-encoding": "gzip"}).status_code == 200
@@ -197,7 +201,9 @@ def test_part_without_any_name(agent: Any) -> None:
 
 @pytest.fixture
 def small_disk(folder: Path) -> Iterator[Path]:
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("cannot mount")
     yield folder

@@ -29,7 +29,27 @@ _KIND_LETTERS = {
 _SPECIAL_LETTERS = ((stat.S_ISUID, "u"), (stat.S_ISGID, "g"), (stat.S_ISVTX, "t"))
 
 
-def describe(path: str) -> dict[str, Any]:
+class Names:
+    """Names of users and groups, asked for once: each question checks whether /etc/passwd changed."""
+
+    def __init__(self) -> None:
+        self._users: dict[int, str] = {}
+        self._groups: dict[int, str] = {}
+
+    def user(self, uid: int) -> str:
+        """The user's name."""
+        if uid not in self._users:
+            self._users[uid] = printable(user_name(uid))
+        return self._users[uid]
+
+    def group(self, gid: int) -> str:
+        """The group's name."""
+        if gid not in self._groups:
+            self._groups[gid] = printable(group_name(gid))
+        return self._groups[gid]
+
+
+def describe(path: str, names: Names | None = None) -> dict[str, Any]:
     """The EntryInfo of `path`, which is absolute. Raises: OSError when it does not exist.
 
     Of a symbolic link, `type` and `mode` are the target's, the rest is the link's. `isSymlink` is left out: the
@@ -38,6 +58,7 @@ def describe(path: str) -> dict[str, Any]:
     """
     status = os.lstat(path)
     shown = status
+    names = names or Names()
     entry: dict[str, Any] = {}
     if stat.S_ISLNK(status.st_mode):
         entry["symlinkTarget"] = printable(os.path.realpath(path))
@@ -50,8 +71,8 @@ def describe(path: str) -> dict[str, Any]:
         size=str(status.st_size),
         mode=mode & 0o777,
         permissions=permissions(status.st_mode),
-        owner=user_name(status.st_uid),
-        group=group_name(status.st_gid),
+        owner=names.user(status.st_uid),
+        group=names.group(status.st_gid),
         modifiedTime=timestamp(status.st_mtime_ns),
     )
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
@@ -68,6 +89,7 @@ def walk(root: str, depth: int) -> Iterator[dict[str, Any]]:
     Raises: OSError when the root cannot be listed.
     """
     prefix = root.rstrip("/")
+    owners = Names()
     levels = [(prefix, iter(sorted(os.listdir(root))))]
     while levels:
         directory, names = levels[-1]
@@ -77,7 +99,7 @@ def walk(root: str, depth: int) -> Iterator[dict[str, Any]]:
             continue
         path = f"{directory}/{name}"
         try:
-            entry = describe(path)
+            entry = describe(path, owners)
         except OSError:
             continue
         yield entry

@@ -150,13 +150,18 @@ class _ServerStream:
         if _media_type(headers) != _STREAM_TYPE:
             await _unsupported(send, _STREAM_TYPE)
             return
-        await _start_stream(send)
+        started = False
         try:
             call = _call(scope, headers)
             message = _single(await _body(receive))
+            # Not earlier: a client that sees an answer stops sending its message.
+            await _start_stream(send)
+            started = True
             async with _deadline(call):
                 gone = await _run_until_disconnect(self._pump(message, call, send), receive)
         except ConnectError as error:
+            if not started:
+                await _start_stream(send)
             await _end_stream(send, error)
             return
         if not gone:

@@ -29,9 +29,7 @@ TERMINAL_CHUNK_BYTES = 16 << 10
 EXITED_KEPT_S = 30.0
 """How long an exited process can be connected to."""
 DRAIN_GRACE_S = 0.2
-"""How long output may come after the exit, from children that hold the pipe (`exec > >(tee log)`), before `end` is sent anyway.
-
-"""
+"""How long output may come after the exit, from children that hold the pipe (`exec > >(tee log)`), before `end`."""
 MAX_WAITING_EVENTS = 8
 """Events that may wait for a subscriber; at this number reading stops, and the process blocks on a full pipe."""
 

@@ -223,3 +223,21 @@ def _target(link: Path) -> str:
         return str(link.readlink())
     except FileNotFoundError:
         return ""
+
+
+def test_watchers_that_are_closed_while_they_are_read_leave_nothing(agent: Any, folder: Path) -> None:
+    """A writer keeps the watchers' threads busy while they are removed."""
+    script = "import os\nwhile True:\n os.rename('f', 'g'); os.rename('g', 'f')"
+    (folder / "f").touch()
+    with subprocess.Popen(["python3", "-c", script], cwd=folder) as writer:
+        try:
+            for _ in range(100):
+                watcher = agent.call("CreateWatcher", {"path": str(folder)})["watcherId"]
+                agent.call("RemoveWatcher", {"watcherId": watcher})
+        finally:
+            writer.kill()
+    for _ in range(500):
+        if not [link for link in Path(f"/proc/{agent.pid}/fd").iterdir() if "inotify" in _target(link)]:
+            return
+        agent.http.get("/health")
+    pytest.fail("inotify instances are left")

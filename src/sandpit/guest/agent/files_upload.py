@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sandpit.guest.agent.accounts import Account
 
-BATCH = 256 << 10
+BATCH = 512 << 10
 """Bytes collected before a thread writes them, while the next are being received."""
 IDLE_S = 300.0
 """A client that sends nothing for so long is given up: streamed uploads have no deadline of their own."""

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import threading
 from collections import deque
+from typing import TYPE_CHECKING
 
 from sandpit.guest.agent.watch_tree import FilesystemEvent, WatchedTree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_WATCHERS = 100
 """Of one sandbox; the kernel's usual limit is 128 inotify instances (fs.inotify.max_user_instances)."""
@@ -60,9 +65,9 @@ class Watcher:
 
     def close(self) -> None:
         """Stop watching. A thread that works on the tree ends it itself."""
-        self._closed = True
         if self._tree is not None:
             self._loop.remove_reader(self._tree.descriptor)
+        self._closed = True
         if self._lock.acquire(blocking=False):
             try:
                 self._end()
@@ -70,14 +75,13 @@ class Watcher:
                 self._lock.release()
 
     def _open(self) -> None:
-        with self._lock:
+        with self._exclusive():
             self._tree = WatchedTree(
                 self._path, recursive=self._recursive, include_entry=self._include_entry, emit=self._emit
             )
-            self._end_if_closed()
 
     def _take(self) -> list[FilesystemEvent]:
-        with self._lock:
+        with self._exclusive():
             self._drain()
             if self._lost:
                 self._lost = False
@@ -88,8 +92,19 @@ class Watcher:
             return events
 
     def _read(self) -> None:
-        with self._lock:
+        with self._exclusive():
             self._drain()
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Hold the lock; end the tree afterwards if `close` came meanwhile and found the lock taken."""
+        try:
+            with self._lock:
+                yield
+        finally:
+            if self._closed:
+                with self._lock:
+                    self._end()
 
     def _drain(self) -> None:
         if self._tree is None:
@@ -97,7 +112,6 @@ class Watcher:
         self._tree.drain()
         self._lost = self._lost or self._tree.overflowed
         self._tree.overflowed = False
-        self._end_if_closed()
 
     def _emit(self, event: FilesystemEvent) -> None:
         last = self._queue[-1] if self._queue else None
@@ -107,10 +121,6 @@ class Watcher:
             self._queue.append(event)
         else:
             self._lost = True
-
-    def _end_if_closed(self) -> None:
-        if self._closed:
-            self._end()
 
     def _end(self) -> None:
         tree, self._tree = self._tree, None

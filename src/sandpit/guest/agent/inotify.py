@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import struct
+import termios
 from dataclasses import dataclass
 
 IN_MODIFY = 0x00000002
@@ -23,6 +25,7 @@ IN_ISDIR = 0x40000000
 
 _BUFFER_BYTES = 64 << 10
 _EVENT = struct.Struct("iIII")
+_COUNT = struct.Struct("i")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
@@ -59,12 +62,16 @@ class Inotify:
         """Stop a watch; one that ended on its own is fine."""
         _libc.inotify_rm_watch(self.descriptor, watch)
 
-    def read(self) -> list[Event]:
-        """What is in the kernel's queue, up to one buffer; empty when there is nothing."""
+    def queued(self) -> int:
+        """How many bytes of events are in the kernel's queue."""
+        return int(_COUNT.unpack(fcntl.ioctl(self.descriptor, termios.FIONREAD, bytes(_COUNT.size)))[0])
+
+    def read(self) -> tuple[list[Event], int]:
+        """Events from the kernel's queue, up to one buffer, and how many bytes they were; none when it is empty."""
         try:
             data = os.read(self.descriptor, _BUFFER_BYTES)
         except BlockingIOError:
-            return []
+            return [], 0
         events = []
         offset = 0
         while offset < len(data):
@@ -73,7 +80,7 @@ class Inotify:
             name = data[offset : offset + length].rstrip(b"\0")
             offset += length
             events.append(Event(watch, mask, cookie, os.fsdecode(name)))
-        return events
+        return events, len(data)
 
     def close(self) -> None:
         """End all watches."""

@@ -47,8 +47,6 @@ _TYPES = (
     (inotify.IN_DELETE | inotify.IN_DELETE_SELF, _REMOVE),
 )
 _WITH_ENTRY = frozenset({_CREATE, _WRITE, _CHMOD})
-# Of one call: a writer that is faster than we are must not hold it forever.
-_MAX_READS = 256
 
 FilesystemEvent = dict[str, Any]
 
@@ -86,19 +84,22 @@ class WatchedTree:
         return int(self._inotify.descriptor)
 
     def drain(self) -> None:
-        """Emit all that is in the kernel's queue now."""
-        for _ in range(_MAX_READS):
-            events = self._inotify.read()
+        """Emit what is in the kernel's queue now, not what a busy writer adds meanwhile."""
+        announced, leaving = set(self._announced), set(self._leaving)
+        left = self._inotify.queued()
+        while left > 0:
+            events, size = self._inotify.read()
             if not events:
                 break
+            left -= size
             for event in events:
                 self._handle(event)
-        else:
-            return
-        self._announced.clear()
-        for path in self._leaving.values():
-            self._forget(path)
-        self._leaving.clear()
+        if not self._inotify.queued():
+            announced, leaving = set(self._announced), set(self._leaving)
+        # What belongs to these has been read by now, or never comes.
+        self._announced -= announced
+        for cookie in leaving & self._leaving.keys():
+            self._forget(self._leaving.pop(cookie))
 
     def close(self) -> None:
         """Stop watching."""

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from sandpit.guest.agent.state import AgentState
 
 Message = dict[str, Any]
-UnaryHandler = Callable[[Message, "Call"], Awaitable[Message]]
+UnaryHandler = Callable[[Message, "Call"], Awaitable[Message | bytes]]
+"""Bytes are a message that is JSON already."""
 ServerStreamHandler = Callable[[Message, "Call"], AsyncGenerator[Message | bytes, None]]
 """Yields messages; bytes are a message that is JSON already.
 
@@ -136,7 +137,8 @@ class _Unary:
         except ConnectError as error:
             await _respond(send, HTTP_STATUS[error.code], "application/json", _error_json(error))
             return
-        await _respond(send, 200, "application/json", _encode(answer))
+        body = answer if isinstance(answer, bytes) else _encode(answer)
+        await _respond(send, 200, "application/json", body)
 
 
 @dataclass(slots=True)

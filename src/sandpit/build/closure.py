@@ -44,7 +44,10 @@ _UNUSED_STDLIB = {
     "__phello__", "__pycache__", "dist-packages", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "site-packages", "sitecustomize.py",
     "test", "tests", "tkinter", "turtle.py", "turtledemo", "venv", "EXTERNALLY-MANAGED", "LICENSE.txt",
 }  # fmt: skip
-_UNUSED_FILES = re.compile(r"^(config-\d.*|_test.*\.so|_tkinter.*\.so|_ctypes_test.*\.so|xx.*\.so|.*\.(a|o|c|h|pyx|pxd|pyi|exe))$")
+# Extension modules that only bring more libraries (Kerberos, terminals, databases), and what is for compilers.
+_UNUSED_FILES = re.compile(
+    r"^(config-\d.*|(_test|_tkinter|_ctypes_test|_curses|_dbm|_gdbm|nis|ossaudiodev|readline|xx).*\.so|.*\.(a|o|c|h|pyx|pxd|pyi|exe))$"
+)
 _UNUSED_PACKAGE_FOLDERS = {"bin", "tests", "test", "__pycache__"}
 
 

@@ -146,10 +146,9 @@ def _copy_stdlib(target: Path) -> None:
     for scheme in ("stdlib", "platstdlib"):
         source = Path(sysconfig.get_path(scheme, vars={"base": sys.base_prefix, "platbase": sys.base_exec_prefix}))
         shutil.copytree(source, target, ignore=unused, dirs_exist_ok=True, copy_function=shutil.copyfile)
-    dynload = (
-        Path(importlib.util.find_spec("_struct").origin or "").parent if importlib.util.find_spec("_struct") else None
-    )
-    if dynload and dynload.name == "lib-dynload":
+    compiled = importlib.util.find_spec("_ctypes")  # an extension module in every build of Python
+    dynload = Path((compiled.origin if compiled else "") or "").parent
+    if dynload.name == "lib-dynload":
         shutil.copytree(
             dynload, target / "lib-dynload", ignore=unused, dirs_exist_ok=True, copy_function=shutil.copyfile
         )

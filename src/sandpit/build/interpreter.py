@@ -57,8 +57,7 @@ def build_interpreter(store: LayerStore, data_dir: Path, progress: Progress) -> 
 
     `base` may still be in the making: it is only named here. Raises: DebianError, InstallError, LayerError.
     """
-    recipe = [Path(__file__).read_text(), (requirements_dir() / "interpreter-image.lock").read_text()]
-    key = layer_key(base_key(), "interpreter", *recipe)
+    key = interpreter_key()
     if layer := store.find(key):
         return layer
 
@@ -67,13 +66,20 @@ def build_interpreter(store: LayerStore, data_dir: Path, progress: Progress) -> 
         _add_kernels(fs)
         progress("interpreter: unpacking fonts and libraries")
         debian = PackageCache(data_dir / "cache/apt-image", RELEASE)
-        debian.extract([*_OPENCV_LIBRARIES, "fonts-noto-cjk"], fs, only=["./usr/lib/*.so*", *_FONT_FILES])
+        debian.extract(_OPENCV_LIBRARIES, fs, only=["./usr/lib/*.so*"])
+        debian.extract(["fonts-noto-cjk"], fs, only=_FONT_FILES)
         _default_font(fs / _SITE)
         progress("interpreter: compiling")
         _compile(fs / _SITE, lambda: build_base(store, data_dir, progress))
         _set_modes(fs)
 
     return store.ensure(key, parent=base_key(), step="interpreter", produce=produce)
+
+
+def interpreter_key() -> str:
+    """The key of the code-interpreter layer: changes with everything in its recipe, and with the base layer."""
+    recipe = [Path(__file__).read_text(), (requirements_dir() / "interpreter-image.lock").read_text()]
+    return layer_key(base_key(), "interpreter", *recipe)
 
 
 def _add_packages(fs: Path, data_dir: Path, progress: Progress) -> None:

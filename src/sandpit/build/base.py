@@ -19,17 +19,18 @@ from pathlib import Path
 
 from sandpit.build.debian import gather_keys, machine_archives, network_options, run
 from sandpit.build.layers import Layer, LayerStore, layer_key
-from sandpit.build.wheels import install_locked, requirements_dir
+from sandpit.build.wheels import InstallError, install_locked, requirements_dir
 
 RELEASE = "bookworm"
 IMAGE_PYTHON = "3.11"
 """Version of Debian bookworm's python3."""
 
-PACKAGES = (
-    "bash sudo util-linux procps psmisc iproute2 iputils-ping netcat-openbsd hostname ncurses-bin ncurses-base ncurses-term "
-    "python3 python3-pip python3-venv python3-dev python-is-python3 build-essential pkg-config "
-    "git gh openssh-client curl wget ca-certificates rsync jq less nano file unzip zip xz-utils bzip2"
-).split()  # fmt: skip
+PACKAGES = [
+    "bash", "sudo", "util-linux", "procps", "psmisc", "iproute2", "iputils-ping", "netcat-openbsd", "hostname",
+    "ncurses-bin", "ncurses-base", "ncurses-term", "python3", "python3-pip", "python3-venv", "python3-dev",
+    "python-is-python3", "build-essential", "pkg-config", "git", "gh", "openssh-client", "curl", "wget",
+    "ca-certificates", "rsync", "jq", "less", "nano", "file", "unzip", "zip", "xz-utils", "bzip2",
+]  # fmt: skip
 
 YARN = "1.22.22"
 _YARN_SHA512 = "prL3kGtyG7o9Z9Sv8IPfBNrWTDmXB4Qbes8A9rEzt6wkJV8mUvoirjU0Mp3GGAU06Y0XQyA3/2/RQFVuK7MTfg=="
@@ -85,7 +86,7 @@ def _bootstrap(fs: Path, data_dir: Path) -> None:
         (work / "setup.sh").write_text(_setup_script())
         hooks = {
             # the mount lives in this build's own mount namespace and goes with it
-            "setup": f'mkdir -p "$1/var/cache/apt/archives" && mount --bind "{archives_dir}" "$1/var/cache/apt/archives"',
+            "setup": f'kept="$1/var/cache/apt/archives" && mkdir -p "$kept" && mount --bind "{archives_dir}" "$kept"',
             # not as options: mmdebstrap would then filter every package of the first stage through a slow pipe
             "extract": f'cp "{work}/dpkg.cfg" "$1/etc/dpkg/dpkg.cfg.d/sandpit"',
             "customize": f'umount "$1/var/cache/apt/archives" && chroot "$1" sh -s < "{work}/setup.sh"',
@@ -123,7 +124,7 @@ def _bootstrap(fs: Path, data_dir: Path) -> None:
 
 
 def _add_node(fs: Path, data_dir: Path, progress: Progress) -> None:
-    """node and npm out of their PyPI package, yarn out of npm's registry; files only, nothing is installed by running it."""
+    """node and npm out of their PyPI package, yarn out of npm's registry: files only, no install script runs."""
     local = fs / "usr/local"
     with tempfile.TemporaryDirectory(dir=fs.parent) as scratch:
         unpacked = Path(scratch)
@@ -159,8 +160,8 @@ def _add_yarn(local: Path, progress: Progress) -> dict[str, str]:
         archive = Path(scratch) / json.loads(done.stdout)[0]["filename"]
         digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
         if digest != _YARN_SHA512:
-            raise ValueError(
-                f"yarn {YARN} from npm's registry has the wrong checksum {digest}: the registry or the way to it is not to be trusted"
+            raise InstallError(
+                f"yarn {YARN} from npm's registry has the wrong checksum {digest}: do not trust that registry"
             )
         (modules / "yarn").mkdir()
         run(

@@ -1,4 +1,4 @@
-"""The guest closure: the Python, packages and C library that the agent runs on in any root file system, whatever is installed there.
+"""The guest closure: the Python, packages and C library that the agent runs on, in any root file system.
 
 A directory, mounted read-only at `/.sandpit` in every sandbox (docs/architecture.md, The guest):
 
@@ -12,22 +12,23 @@ A directory, mounted read-only at `/.sandpit` in every sandbox (docs/architectur
 
 from __future__ import annotations
 
-import compileall
 import hashlib
 import importlib.util
 import os
 import platform
-import py_compile
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sandpit.build.wheels import install_locked, requirements_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 MOUNT_POINT = "/.sandpit"
 
@@ -41,11 +42,13 @@ importlib.import_module(f"sandpit.guest.{sys.argv[0]}.__main__").main()
 """
 
 _UNUSED_STDLIB = {
-    "__phello__", "__pycache__", "dist-packages", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "site-packages", "sitecustomize.py",
-    "test", "tests", "tkinter", "turtle.py", "turtledemo", "venv", "EXTERNALLY-MANAGED", "LICENSE.txt",
+    "__phello__", "__pycache__", "dist-packages", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "site-packages",
+    "sitecustomize.py", "test", "tests", "tkinter", "turtle.py", "turtledemo", "venv",
+    "EXTERNALLY-MANAGED", "LICENSE.txt",
 }  # fmt: skip
+# Extension modules that only bring more libraries (Kerberos, terminals, databases), and what is for compilers.
 _UNUSED_FILES = re.compile(
-    r"^(config-\d.*|_test.*\.so|_tkinter.*\.so|_ctypes_test.*\.so|xx.*\.so|.*\.(a|o|c|h|pyx|pxd|pyi|exe))$"
+    r"^(config-\d.*|(_test|_tkinter|_ctypes_test|_curses|_dbm|_gdbm|nis|ossaudiodev|readline|xx).*\.so|.*\.(a|o|c|h|pyx|pxd|pyi|exe))$"
 )
 _UNUSED_PACKAGE_FOLDERS = {"bin", "tests", "test", "__pycache__"}
 
@@ -55,9 +58,10 @@ class ClosureError(Exception):
 
 
 def build_closure(dest: Path, *, cache: Path) -> Path:
-    """The closure's directory `dest/<key>`, made if it is not there yet; it never changes. `cache` keeps downloaded wheels.
+    """The closure's directory `dest/<key>`, made if it is not there yet; it never changes.
 
-    Atomic: it appears by a rename. Older closures stay, running sandboxes may use them.
+    `cache` keeps downloaded wheels. Atomic: it appears by a rename. Older closures stay:
+    running sandboxes may use them.
     Raises: ClosureError, InstallError.
     """
     finished = dest.absolute() / closure_key()
@@ -79,7 +83,7 @@ def build_closure(dest: Path, *, cache: Path) -> Path:
 
 
 def closure_key() -> str:
-    """32 hex digits over all that goes in: this Python, its C library, the locked packages, the guest's and this module's source."""
+    """32 hex digits over all that goes in: this Python and its libraries, the lock, the guest's source, this file."""
     digest = hashlib.sha256(f"{sys.version} {platform.machine()}".encode())
     inputs = [
         Path(__file__),
@@ -106,14 +110,12 @@ def _fill(work: Path, cache: Path) -> None:
     (work / "run.py").write_text(_RUN)
     _copy_libraries(work)
     # unchecked: a file system that is read-only, or that shows other times, never makes Python compile again
-    options = {
-        "quiet": 1,
-        "force": True,
-        "workers": 0,
-        "invalidation_mode": py_compile.PycInvalidationMode.UNCHECKED_HASH,
-    }
-    if not compileall.compile_dir(work, stripdir=str(work), prependdir=MOUNT_POINT, maxlevels=30, **options):  # type: ignore[arg-type]
-        raise ClosureError("compiling the closure's Python files failed; see the messages above")
+    command = [sys.executable, "-I", "-m", "compileall", "-q", "-j2", "-r30", "--invalidation-mode", "unchecked-hash"]
+    done = subprocess.run(
+        [*command, "-s", str(work), "-p", MOUNT_POINT, str(work)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise ClosureError(f"compiling the closure's Python files failed:\n{done.stdout.strip()}")
 
 
 def _interpreter() -> Path:
@@ -144,10 +146,9 @@ def _copy_stdlib(target: Path) -> None:
     for scheme in ("stdlib", "platstdlib"):
         source = Path(sysconfig.get_path(scheme, vars={"base": sys.base_prefix, "platbase": sys.base_exec_prefix}))
         shutil.copytree(source, target, ignore=unused, dirs_exist_ok=True, copy_function=shutil.copyfile)
-    dynload = (
-        Path(importlib.util.find_spec("_struct").origin or "").parent if importlib.util.find_spec("_struct") else None
-    )
-    if dynload and dynload.name == "lib-dynload":
+    compiled = importlib.util.find_spec("_ctypes")  # an extension module in every build of Python
+    dynload = Path((compiled.origin if compiled else "") or "").parent
+    if dynload.name == "lib-dynload":
         shutil.copytree(
             dynload, target / "lib-dynload", ignore=unused, dirs_exist_ok=True, copy_function=shutil.copyfile
         )
@@ -165,7 +166,7 @@ def _trim_packages(packages: Path) -> None:
 
 
 def _copy_libraries(work: Path) -> None:
-    """Every library that something in the closure needs and that lies outside of it, by the name it is asked for; libc included."""
+    """Every library that the closure needs and does not have yet, by the name it is asked for; libc included."""
     libraries = _libraries([_interpreter(), *_elf_files(work)])
     for name, path in libraries.items():
         if path.is_relative_to(work):

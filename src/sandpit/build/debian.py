@@ -1,13 +1,19 @@
-"""Packages from the Debian mirrors that this machine already uses. Standard library only: it also runs before anything is installed."""
+"""Packages from the Debian mirrors that this machine already uses.
+
+Standard library only: it also runs before anything is installed.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 MIRROR_VARIABLE = "SANDPIT_DEBIAN_MIRROR"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -39,7 +45,7 @@ class Archives:
 def machine_archives() -> Archives:
     """The archives in this machine's apt configuration, else what SANDPIT_DEBIAN_MIRROR names. Raises: DebianError.
 
-    apt itself is asked, so every way to write a source is understood; the origin in the signed Release file says what is Debian's.
+    apt itself is asked, so every way to write a source is understood; a signed Release file says what is Debian's.
     """
     if named := os.environ.get(MIRROR_VARIABLE):
         return Archives(tuple(named.split()))
@@ -72,9 +78,9 @@ class PackageCache:
         self._ready = False
 
     def extract(self, packages: Sequence[str], target: Path, *, only: Sequence[str] = ()) -> None:
-        """Unpack packages' files into `target`: no maintainer script runs. `only` keeps what matches these tar patterns.
+        """Unpack packages' files into `target`: no maintainer script runs.
 
-        Raises: DebianError.
+        `only` keeps what matches these tar patterns. Raises: DebianError.
         """
         for archive in self.fetch(packages):
             data = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", archive], stdout=subprocess.PIPE)
@@ -87,19 +93,19 @@ class PackageCache:
     def fetch(self, packages: Sequence[str]) -> list[Path]:
         """Download the release's current version of each package, unless it is here already. Raises: DebianError."""
         self._update()
-        report = self._apt("download", "--print-uris", *packages)
-        found = []
-        for line in report.splitlines():  # 'uri' name size hash
-            uri, name, size = line.split()[:3]
-            path = self.folder / "archives" / name
-            if not path.exists() or path.stat().st_size != int(size):
-                fetched = self.folder / "partial" / name
-                self._apt("download", "-q", _package_of(name, packages), cwd=fetched.parent)
-                if not fetched.exists():
-                    raise DebianError(f"{uri.strip(chr(39))} was not delivered; try again")
-                fetched.rename(path)
-            found.append(path)
-        return found
+        wanted: dict[str, int] = {}
+        for line in self._apt("download", "--print-uris", *packages).splitlines():  # 'uri' name size hash
+            _, name, size = line.split()[:3]
+            wanted[name] = int(size)
+        kept, partial = self.folder / "archives", self.folder / "partial"
+        missing = [
+            name for name, size in wanted.items() if not (kept / name).exists() or (kept / name).stat().st_size != size
+        ]
+        if missing:
+            self._apt("download", "-q", *{name.partition("_")[0] for name in missing}, cwd=partial)
+        for name in missing:
+            (partial / name).rename(kept / name)
+        return [kept / name for name in wanted]
 
     def _update(self) -> None:
         if self._ready:
@@ -148,13 +154,9 @@ def gather_keys(folder: Path) -> None:
         raise DebianError("no keys to verify Debian's packages with: install the package debian-archive-keyring")
 
 
-def run(
-    command: Sequence[str], what: str, *, cwd: Path | None = None, report: Callable[[str], None] | None = None
-) -> str:
-    """Run a program in an English, non-interactive environment and return its output. Raises: DebianError with its last words."""
+def run(command: Sequence[str], what: str, *, cwd: Path | None = None) -> str:
+    """Run a program, in English and without questions; return its output. Raises: DebianError."""
     environment = os.environ | {"LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
-    if report:
-        report(what)
     try:
         done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
@@ -175,8 +177,3 @@ def _index_targets() -> list[dict[str, str]]:
 
 def _unique(items: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(item.rstrip("/") for item in items))
-
-
-def _package_of(file_name: str, packages: Sequence[str]) -> str:
-    name = file_name.partition("_")[0]
-    return name if name in packages else file_name

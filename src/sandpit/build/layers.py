@@ -4,8 +4,8 @@
     <data_dir>/layers/<key>/layer.json  {"key", "parent", "step", "bytes", "seconds"}
     <data_dir>/layers/.tmp/             layers in the making; their makers hold a lock on them
 
-A layer appears by one rename, when it is complete and on disk: a killed build leaves only a temporary directory, which the next build
-sweeps away. Keys are content hashes, so a layer never changes and is shared by all templates.
+A layer appears by one rename, when it is complete and on disk: a killed build leaves only a temporary directory, which
+the next build sweeps away. Keys are content hashes, so a layer never changes and is shared by all templates.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _MS_RDONLY, _MS_NOSUID, _MNT_DETACH = 1, 2, 2
@@ -92,7 +95,7 @@ class LayerStore:
         return chain[::-1]
 
     def ensure(self, key: str, *, parent: str | None, step: str, produce: Callable[[Path], None]) -> Layer:
-        """The layer with this key; if it is missing, `produce` fills an empty tree with it. One maker per key at a time."""
+        """The layer with this key; if missing, `produce` fills an empty tree with it. One maker per key at a time."""
         with _locked(self._locks / _checked(key)):
             if layer := self.find(key):
                 return layer
@@ -107,8 +110,8 @@ class LayerStore:
     def building(self, key: str, *, parent: str | None, step: str) -> Iterator[Path]:
         """Give an empty directory to fill; it becomes the layer when the block ends well, and is removed when not.
 
-        If another build finished the same layer meanwhile, that one stays. The directory is on the store's file system, so it may
-        serve as `upperdir`.
+        If another build finished the same layer meanwhile, that one stays. The directory is on the store's file
+        system, so it may serve as `upperdir`.
         """
         started = time.monotonic()
         work, lock = self._claim(key)

@@ -1,6 +1,6 @@
 """What this machine's pip is told about package indexes, in uv's words.
 
-uv reads none of pip's configuration, but a machine behind a mirror is configured for pip. Read at run time, never stored.
+uv reads none of pip's configuration, but a machine behind a mirror is configured for pip. Read at run time, not stored.
 """
 
 from __future__ import annotations
@@ -8,8 +8,11 @@ from __future__ import annotations
 import configparser
 import os
 import sys
-from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 _OPTIONS = {
     "index-url": ("UV_DEFAULT_INDEX", " "),

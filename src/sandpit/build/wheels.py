@@ -27,7 +27,7 @@ def requirements_dir() -> Path:
 def install_locked(lock: Path, target: Path, *, cache: Path, image_python: str | None = None) -> None:
     """Install what `lock` names (hashes demanded) into the directory `target`.
 
-    `image_python` ("3.11") installs for that Python on this machine's architecture and glibc >= 2.28; None for the running Python.
+    `image_python` ("3.11") installs for that Python, this architecture and glibc >= 2.28; None for the running one.
     Files may be hard links into `cache`: replace them, never write into them. Raises: InstallError.
     """
     command = [_uv(), "pip", "install", "--quiet", "--require-hashes", "--only-binary", ":all:", "--no-deps"]
@@ -47,7 +47,7 @@ def install_locked(lock: Path, target: Path, *, cache: Path, image_python: str |
     done = subprocess.run(command, env=uv_environment(), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise InstallError(
-            f"installing {lock.name} failed (is a package index reachable? pip's own settings apply):\n{done.stderr.strip()}"
+            f"installing {lock.name} failed (is an index reachable? pip's settings apply):\n{done.stderr.strip()}"
         )
 
 

@@ -52,7 +52,13 @@ class Context:
     """One kernel after the other under one id. `close` ends everything it owns."""
 
     def __init__(
-        self, language: str, cwd: str, spec: KernelSpec, make: KernelFactory, instance: InstanceFile, base: Mapping[str, str]
+        self,
+        language: str,
+        cwd: str,
+        spec: KernelSpec,
+        make: KernelFactory,
+        instance: InstanceFile,
+        base: Mapping[str, str],
     ) -> None:
         self.id = str(uuid.uuid4())
         self.language, self.cwd = language, cwd

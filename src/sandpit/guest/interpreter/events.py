@@ -43,9 +43,7 @@ def error(name: str, value: str, traceback: str = "") -> bytes:
 KEEPALIVE = encode({"type": "keepalive"})
 END = encode({"type": "end_of_execution"})
 RESTARTED = error("ContextRestarting", "Context was restarted")
-CLOSED = error(
-    "UnexpectedEndOfExecution", "Connection to the execution was closed before the execution was finished"
-)
+CLOSED = error("UnexpectedEndOfExecution", "Connection to the execution was closed before the execution was finished")
 ABORTED = error("ExecutionAborted", "The kernel dropped the execution before it ran; run it again")
 
 

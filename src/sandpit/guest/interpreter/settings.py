@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-
-
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Settings of the service; `SANDPIT_INTERPRETER_*` variables override the defaults."""

@@ -13,7 +13,7 @@ from sandpit.guest.interpreter.registry import ContextCreationError, Registry
 from sandpit.guest.interpreter.settings import Settings
 
 _IDLE_SECONDS = 640
-"""How long an idle connection is kept; longer than load balancers do, so that they close first (code-interpreter 2.1)."""
+"""How long an idle connection is kept: longer than proxies do, so that they close first (code-interpreter 2.1)."""
 
 
 async def serve(settings: Settings) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -14,13 +13,22 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from sandpit.guest.interpreter import events
 from sandpit.guest.interpreter.contexts import Cell, Context
 from sandpit.guest.interpreter.kernel import KernelStartError
-from sandpit.guest.interpreter.registry import ContextCreationError, InvalidDirectory, Registry, UnknownContext
-from sandpit.guest.interpreter.schemas import InvalidBody, parse_context, parse_execution
+from sandpit.guest.interpreter.registry import (
+    ContextCreationError,
+    InvalidDirectoryError,
+    Registry,
+    UnknownContextError,
+)
+from sandpit.guest.interpreter.schemas import InvalidBodyError, parse_context, parse_execution
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.types import Receive, Scope, Send
 
 _KEEPALIVE_SECONDS = 5.0
 _SLICE = 256 * 1024
@@ -40,9 +48,9 @@ def build_app(registry: Registry) -> Starlette:
         middleware=[Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])],
         exception_handlers={
             HTTPException: _http_error,
-            InvalidBody: _invalid_body,
-            UnknownContext: _text(404),
-            InvalidDirectory: _text(500),
+            InvalidBodyError: _invalid_body,
+            UnknownContextError: _text(404),
+            InvalidDirectoryError: _text(500),
             ContextCreationError: _text(500),
             KernelStartError: _text(500),
         },
@@ -71,7 +79,7 @@ class Doors:
 
 
 class Execute:
-    """POST /execute: an ASGI application of its own, because it streams at the client's pace and notices when it leaves."""
+    """POST /execute: an ASGI application, because it streams at the client's pace and notices when the client leaves."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -140,6 +148,6 @@ async def _http_error(_request: Request, problem: Exception) -> Response:
 
 
 async def _invalid_body(_request: Request, problem: Exception) -> Response:
-    assert isinstance(problem, InvalidBody)
+    assert isinstance(problem, InvalidBodyError)
     # json.dumps escapes: the input may hold lone surrogates, which have no UTF-8 form.
     return Response(json.dumps({"detail": problem.details}), status_code=422, media_type="application/json")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zmq
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.connect import write_connection_file
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 _LOG = logging.getLogger(__name__)
 
 _WAITING_MESSAGES = 16
-"""Output messages read ahead of a slow client: few, because one can hold megabytes. The kernel waits (inkernel/streams.py)."""
+"""Output messages read ahead of a slow client: few, because one can hold megabytes. The kernel waits."""
 _RECONNECT_MS = 20
 _REMEMBERED_SIGNATURES = 256
 
@@ -44,16 +46,18 @@ class Connection:
     def execute(self, code: str, *, silent: bool = False) -> str:
         """Ask for an execution without waiting; returns the request's id.
 
-        Never `stop_on_error`: a kernel would drop requests that queue behind a failed or interrupted one, the user's next cell among
-        them.
+        Never `stop_on_error`: a kernel would drop the requests that queue behind a failed or interrupted one, the user's
+        next cell among them.
         """
-        return self._client.execute(
+        msg_id: str = self._client.execute(
             code, silent=silent, store_history=not silent, allow_stdin=False, stop_on_error=False
         )
+        return msg_id
 
     def ask_info(self) -> str:
         """Ask the kernel who it is; returns the request's id."""
-        return self._client.kernel_info()
+        msg_id: str = self._client.kernel_info()
+        return msg_id
 
     def control(self, msg_type: str, content: dict[str, Any]) -> None:
         """Send a request on the control channel, which the kernel reads even while a cell runs."""
@@ -80,6 +84,8 @@ class Connection:
         while True:
             frames = await socket.recv_multipart()
             try:
-                return session.deserialize(session.feed_identities(frames)[1])
+                message: dict[str, Any] = session.deserialize(session.feed_identities(frames)[1])
             except (ValueError, TypeError) as problem:
                 _LOG.warning("ignored a damaged message of a kernel: %s", problem)
+            else:
+                return message

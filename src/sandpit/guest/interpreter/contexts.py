@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -19,6 +19,8 @@ from sandpit.guest.interpreter.languages import change_code
 from sandpit.guest.interpreter.outbox import Outbox
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from jupyter_client.kernelspec import KernelSpec
 
 _LOG = logging.getLogger(__name__)
@@ -34,12 +36,16 @@ class Cell:
     code: str
     env_vars: Mapping[str, str] = field(default_factory=dict)
     outbox: Outbox = field(default_factory=Outbox)
-    abandoned: asyncio.Event = field(default_factory=asyncio.Event)
+    abandoned: bool = False
+    on_abandon: Callable[[], None] | None = None
+    """Set while the cell runs: stops it."""
 
     def abandon(self) -> None:
         """The client is gone: stop running."""
-        self.abandoned.set()
+        self.abandoned = True
         self.outbox.discard()
+        if self.on_abandon is not None:
+            self.on_abandon()
 
 
 class KernelFactory(Protocol):
@@ -131,7 +137,7 @@ class Context:
         self._kernel = None
         now = self._instance.read()
         kernel = self._make(self._spec)
-        cwd = self.cwd if Path(self.cwd).is_dir() else "/"
+        cwd = self.cwd if is_directory(self.cwd) else "/"
         try:
             await kernel.start(Launch(cwd, {**self._base, **now.variables}))
         except BaseException:  # also when we are cancelled: a half-started process must not stay
@@ -171,25 +177,29 @@ class Context:
 
     async def _run(self, cell: Cell) -> Run | None:
         kernel = await self.start()
-        if cell.abandoned.is_set():
+        if cell.abandoned:
             return None
         run = kernel.begin(cell.code, cell.outbox, setup=self._setup(cell))
-        gone = asyncio.create_task(cell.abandoned.wait())
-        gone.add_done_callback(lambda task: task.cancelled() or kernel.cancel(run))
-        try:
-            await run.outcome
-            return run
-        finally:
-            gone.cancel()
+        cell.on_abandon = functools.partial(kernel.cancel, run)
+        await run.outcome
+        return run
 
     def _setup(self, cell: Cell) -> str:
-        """What the kernel must do first: variables of this cell come, those of the last one go, another life reseeds."""
+        """What the kernel must do first: variables of this cell come, those of the last go, another life reseeds."""
         now = self._instance.read()
         wanted = {**now.variables, **cell.env_vars}
         change = difference(self._applied, wanted, self._base)
         change = Change(change.assign, change.remove, reseed=now.instance != self._life)
         self._applied, self._life = wanted, now.instance
         return change_code(self._spec.language.lower(), change)
+
+
+def is_directory(path: str) -> bool:
+    """Whether this is a directory of the sandbox; paths that cannot be one (NUL) are none."""
+    try:
+        return Path(path).is_dir()
+    except ValueError:
+        return False
 
 
 def _end(cell: Cell, notice: bytes) -> None:

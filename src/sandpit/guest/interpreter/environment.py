@@ -6,9 +6,12 @@ import json
 import logging
 import os
 import pwd
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 _LOG = logging.getLogger(__name__)
 
@@ -27,8 +30,8 @@ class Instance:
 class InstanceFile:
     """The file by which the agent says who this sandbox is.
 
-    Looked at when a cell arrives, not watched: a stat costs microseconds, an idle sandbox nothing, and the agent replaces the file
-    before anyone is told that the sandbox is there.
+    Looked at when a cell arrives, not watched: a stat costs microseconds and an idle sandbox nothing. The agent replaces the
+    file before anyone is told that the sandbox is there.
     """
 
     def __init__(self, path: Path) -> None:

@@ -10,9 +10,7 @@ import os
 import signal
 import uuid
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sandpit.guest.interpreter import events
@@ -20,6 +18,9 @@ from sandpit.guest.interpreter.connection import Connection
 from sandpit.guest.interpreter.kernelspecs import Kernelspecs, is_ipython
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     import zmq.asyncio
     from jupyter_client.kernelspec import KernelSpec
 

@@ -9,11 +9,14 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 INKERNEL = Path(__file__).parent / "inkernel"
 """Our files that run in the image's Python kernel."""
@@ -36,7 +39,7 @@ _OPTIONS = (
 )
 
 
-class UnknownLanguage(Exception):
+class UnknownLanguageError(Exception):
     """The image has no kernel for this language; the message names those it has."""
 
 
@@ -50,7 +53,7 @@ class Kernelspecs:
         )
 
     def find(self, language: str) -> KernelSpec:
-        """The kernel for a normalised language or kernelspec name. Raises UnknownLanguage."""
+        """The kernel for a normalised language or kernelspec name. Raises UnknownLanguageError."""
         installed = self._manager.find_kernel_specs()
         for name in (*_PREFERRED.get(language, ()), language):
             if name in installed:
@@ -63,7 +66,7 @@ class Kernelspecs:
             argv = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
             return KernelSpec(argv=argv, language="python", display_name="Python 3")
         names = ", ".join(sorted(installed)) or "none"
-        raise UnknownLanguage(
+        raise UnknownLanguageError(
             f"No kernel for language {language!r} in this sandbox (installed kernels: {names}); add one to the template"
         )
 

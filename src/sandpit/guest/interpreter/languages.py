@@ -1,16 +1,19 @@
 """How each language takes a change of its environment.
 
-Values travel as data: every one is a complete literal of the language, made of ASCII only, so no value can end it. The code runs in
-a silent request of its own, which neither counts nor shows in tracebacks.
+Values travel as data: every one is a complete literal of the language, made of ASCII only, so no value can end it. The code
+runs in a silent request of its own, which neither counts nor shows in tracebacks.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from sandpit.guest.interpreter.environment import Change
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandpit.guest.interpreter.environment import Change
 
 ALIASES = {"js": "javascript", "ts": "typescript"}
 _SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -80,7 +83,8 @@ def _r(change: Change) -> str:
 
 def _java(change: Change) -> str:
     # A running JVM cannot change its environment: these are system properties, as clients expect (code-interpreter 2.11).
-    sets = [f"System.setProperty({json.dumps(name)}, {json.dumps(value)});" for name, value in change.assign.items()]
+    pairs = ((json.dumps(name), json.dumps(value)) for name, value in change.assign.items())
+    sets = [f"System.setProperty({name}, {value});" for name, value in pairs]
     return " ".join(sets + [f"System.clearProperty({json.dumps(name)});" for name in change.remove])
 
 

@@ -10,7 +10,7 @@ LIMIT = 1 << 20
 
 
 class Outbox:
-    """Lines on their way from the kernel to one client: bounded, so that a client that does not read costs no memory."""
+    """Lines on their way from the kernel to one client: bounded, so that a client that does not read costs little."""
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit

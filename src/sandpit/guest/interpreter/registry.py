@@ -7,23 +7,26 @@ import contextlib
 import json
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-from jupyter_client.kernelspec import KernelSpec
+from typing import TYPE_CHECKING
 
 from sandpit.guest.interpreter.connection import zmq_context
-from sandpit.guest.interpreter.contexts import Context
+from sandpit.guest.interpreter.contexts import Context, is_directory
 from sandpit.guest.interpreter.environment import InstanceFile, base_environment
 from sandpit.guest.interpreter.kernel import Kernel, KernelStartError
-from sandpit.guest.interpreter.kernelspecs import Kernelspecs, UnknownLanguage
+from sandpit.guest.interpreter.kernelspecs import Kernelspecs, UnknownLanguageError
 from sandpit.guest.interpreter.languages import normalise
-from sandpit.guest.interpreter.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from jupyter_client.kernelspec import KernelSpec
+
+    from sandpit.guest.interpreter.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 
 
-class UnknownContext(Exception):
+class UnknownContextError(Exception):
     """There is no context with this id."""
 
 
@@ -31,7 +34,7 @@ class ContextCreationError(Exception):
     """A context could not be made; the message is for the client."""
 
 
-class InvalidDirectory(Exception):
+class InvalidDirectoryError(Exception):
     """The wanted working directory is none; the message is for the client."""
 
 
@@ -50,7 +53,7 @@ class Registry:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Registry]:
-        """Start the default contexts, Python and, where there is a kernel for it, JavaScript; end all kernels at the end.
+        """Start the default contexts (Python and, where there is a kernel for it, JavaScript); end all kernels later.
 
         Raises ContextCreationError if there is no Python.
         """
@@ -73,11 +76,11 @@ class Registry:
         return list(self._contexts.values())
 
     def get(self, context_id: str) -> Context:
-        """The context with this id. Raises UnknownContext."""
+        """The context with this id. Raises UnknownContextError."""
         try:
             return self._contexts[context_id]
         except KeyError:
-            raise UnknownContext(f"Context {context_id} not found") from None
+            raise UnknownContextError(f"Context {context_id} not found") from None
 
     async def default(self, language: str) -> Context:
         """The default context of a language, made on first use. Raises ContextCreationError."""
@@ -90,16 +93,16 @@ class Registry:
             return context
 
     async def create(self, language: str | None, cwd: str | None) -> Context:
-        """A new context. Raises ContextCreationError, InvalidDirectory."""
+        """A new context. Raises ContextCreationError, InvalidDirectoryError."""
         directory = cwd or self._settings.default_cwd
-        if cwd and not Path(cwd).is_dir():
-            raise InvalidDirectory(
-                f"Failed to set working directory: {cwd} is not a directory in the sandbox; create it first or choose another"
+        if not is_directory(directory) and cwd:
+            raise InvalidDirectoryError(
+                f"Failed to set working directory: {cwd} is not a directory in the sandbox; create it or choose another"
             )
         return await self._create(normalise(language or "python"), directory)
 
     async def remove(self, context_id: str) -> None:
-        """End a context. Raises UnknownContext."""
+        """End a context. Raises UnknownContextError."""
         context = self.get(context_id)
         del self._contexts[context_id]
         await context.close()
@@ -107,7 +110,7 @@ class Registry:
     async def _create(self, language: str, cwd: str) -> Context:
         try:
             spec = self._specs.find(language)
-        except UnknownLanguage as problem:
+        except UnknownLanguageError as problem:
             raise ContextCreationError(f"Failed to create context: {problem}") from problem
         context = Context(language, cwd, spec, self._kernel, self._instance, self._base)
         self._contexts[context.id] = context  # listed in the order of the requests, not of the kernels' starts

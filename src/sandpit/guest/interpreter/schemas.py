@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
-class InvalidBody(Exception):
+class InvalidBodyError(Exception):
     """The body does not have the right form; `details` is the answer's `detail`."""
 
     def __init__(self, kind: str, field: str | None, message: str, given: object) -> None:
@@ -36,32 +38,32 @@ class ContextBody:
 
 
 def parse_execution(body: bytes) -> ExecutionBody:
-    """Raises InvalidBody."""
+    """Raises InvalidBodyError."""
     data = _object(body)
     if "code" not in data:
-        raise InvalidBody("missing", "code", "Field required", data)
+        raise InvalidBodyError("missing", "code", "Field required", data)
     if not isinstance(data["code"], str):
-        raise InvalidBody("string_type", "code", "Input should be a valid string", data["code"])
+        raise InvalidBodyError("string_type", "code", "Input should be a valid string", data["code"])
     return ExecutionBody(
         data["code"], _optional_string(data, "context_id"), _optional_string(data, "language"), _variables(data)
     )
 
 
 def parse_context(body: bytes) -> ContextBody:
-    """Raises InvalidBody."""
+    """Raises InvalidBodyError."""
     data = _object(body)
     return ContextBody(_optional_string(data, "language"), _optional_string(data, "cwd"))
 
 
 def _object(body: bytes) -> Mapping[str, Any]:
     if not body:
-        raise InvalidBody("missing", None, "Field required", None)
+        raise InvalidBodyError("missing", None, "Field required", None)
     try:
         data = json.loads(body)
     except (ValueError, RecursionError) as problem:
-        raise InvalidBody("json_invalid", None, f"JSON decode error: {problem}", {}) from problem
+        raise InvalidBodyError("json_invalid", None, f"JSON decode error: {problem}", {}) from problem
     if not isinstance(data, dict):
-        raise InvalidBody("model_attributes_type", None, "Input should be a valid dictionary", data)
+        raise InvalidBodyError("model_attributes_type", None, "Input should be a valid dictionary", data)
     return data
 
 
@@ -69,7 +71,7 @@ def _optional_string(data: Mapping[str, Any], field: str) -> str | None:
     value = data.get(field)
     if value is None or isinstance(value, str):
         return value
-    raise InvalidBody("string_type", field, "Input should be a valid string", value)
+    raise InvalidBodyError("string_type", field, "Input should be a valid string", value)
 
 
 def _variables(data: Mapping[str, Any]) -> Mapping[str, str]:
@@ -77,13 +79,13 @@ def _variables(data: Mapping[str, Any]) -> Mapping[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise InvalidBody("dict_type", "env_vars", "Input should be a valid dictionary", value)
+        raise InvalidBodyError("dict_type", "env_vars", "Input should be a valid dictionary", value)
     for name, text in value.items():
         if not isinstance(text, str):
-            raise InvalidBody("string_type", "env_vars", f"The value of {name!r} should be a valid string", text)
+            raise InvalidBodyError("string_type", "env_vars", f"The value of {name!r} should be a valid string", text)
         if not is_variable(name, text):
             message = f"{name!r} cannot be an environment variable: no '=' in the name, no NUL, no lone surrogates"
-            raise InvalidBody("value_error", "env_vars", message, name)
+            raise InvalidBodyError("value_error", "env_vars", message, name)
     return value
 
 

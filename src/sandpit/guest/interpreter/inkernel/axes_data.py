@@ -1,8 +1,9 @@
 """What the charts have in common: points, ticks, scales, labels and units of an axes (code-interpreter 2.8)."""
 
-import datetime
+import datetime as dt
 import math
 import re
+from importlib import import_module
 from typing import Any, Dict, List, Optional
 
 _UNIT = re.compile(r"\s\((.*?)\)|\[(.*?)\]")
@@ -21,17 +22,14 @@ def number(value: Any) -> Optional[float]:
 
 def artists(axes: Any) -> List[Any]:
     """What was drawn into an axes, in order of drawing, without texts."""
-    from matplotlib.text import Text
-
+    text_type = import_module("matplotlib.text").Text
     # No public name gives the artists of all kinds in this order.
-    return [artist for artist in axes._children if not isinstance(artist, Text)]
+    return [artist for artist in axes._children if not isinstance(artist, text_type)]
 
 
 def is_grid_line(artist: Any) -> bool:
     """Whether this is a horizontal or vertical line of two points, as guides and thresholds are."""
-    from matplotlib.lines import Line2D
-
-    if not isinstance(artist, Line2D):
+    if not isinstance(artist, import_module("matplotlib.lines").Line2D):
         return False
     x, y = artist.get_xdata(), artist.get_ydata()
     return len(x) == 2 and len(y) == 2 and bool(x[0] == x[1] or y[0] == y[1])
@@ -73,11 +71,9 @@ def points(x_values: Any, y_values: Any, axes: Any) -> List[List[Any]]:
 
 
 def name_at(axis: Any, position: float) -> str:
-    """What stands at a position of the axis: the nearest label if somebody chose the labels, else the position itself."""
-    from matplotlib.category import StrCategoryLocator
-    from matplotlib.ticker import FixedLocator
-
-    if isinstance(axis.get_major_locator(), (FixedLocator, StrCategoryLocator)):
+    """What stands at a position of the axis: the nearest label if labels were chosen, else the position itself."""
+    chosen = (import_module("matplotlib.ticker").FixedLocator, import_module("matplotlib.category").StrCategoryLocator)
+    if isinstance(axis.get_major_locator(), chosen):
         ticks = [(abs(float(tick) - position), at) for at, tick in enumerate(axis.get_ticklocs())]
         texts = [label.get_text() for label in axis.get_ticklabels()]
         if ticks and min(ticks)[1] < len(texts):
@@ -114,27 +110,23 @@ def _is_text(names: List[str]) -> bool:
 
 
 def _is_date(axis: Any) -> bool:
-    from matplotlib.dates import DateConverter, _SwitchableDateConverter
-
+    dates = import_module("matplotlib.dates")
     converter = axis.get_converter() if hasattr(axis, "get_converter") else axis.converter
-    return isinstance(converter, (DateConverter, _SwitchableDateConverter))
+    return isinstance(converter, (dates.DateConverter, dates._SwitchableDateConverter))
 
 
 def _tick_date(tick: float) -> str:
-    from matplotlib.dates import num2date
-
-    return str(num2date(tick).isoformat())
+    return str(import_module("matplotlib.dates").num2date(tick).isoformat())
 
 
 def _coordinate(value: Any, axis: Any) -> Any:
     if isinstance(value, str):
         return str(value)
-    if isinstance(value, (datetime.date, datetime.datetime)):
+    if isinstance(value, (dt.date, dt.datetime)):
         return value.isoformat()
     if type(value).__name__ == "datetime64":
         return str(value.astype("datetime64[s]"))
     if _is_date(axis):
-        from matplotlib.dates import num2date
-
-        return str(num2date(float(value)).replace(tzinfo=None).isoformat())
+        date = import_module("matplotlib.dates").num2date(float(value))
+        return str(date.replace(tzinfo=None).isoformat())
     return number(value)

@@ -3,7 +3,7 @@
 import math
 from typing import Any, Dict, List, Tuple
 
-from sandpit_kernel import axes_data as data
+from . import axes_data as data
 
 Span = Tuple[float, float]
 
@@ -30,7 +30,8 @@ def _element(axes: Any, box: Any, lines: List[Any], across: int) -> Dict[str, An
     along = 1 - across
     position = _middle(box, across)
     low, high = _span(box, along)
-    median, ends, outliers = low, [low, high], []
+    median, ends = low, [low, high]
+    outliers: List[float] = []
     for line in lines:
         if len(line) == 2 and _lies_on(line, across, position):
             ends.extend(_span(line, along))

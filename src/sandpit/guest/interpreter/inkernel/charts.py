@@ -1,8 +1,10 @@
 """Charts as data: what a matplotlib figure shows (code-interpreter 2.8)."""
 
+from importlib import import_module
 from typing import Any, Dict, List
 
-from sandpit_kernel import axes_data as data
+from . import axes_data as data
+from . import boxes
 
 Chart = Dict[str, Any]
 
@@ -26,17 +28,15 @@ def of_axes(axes: Any) -> Chart:
 
 
 def _kind(axes: Any) -> str:
-    from matplotlib.collections import PathCollection
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import PathPatch, Rectangle, Wedge
-
+    line, patches = import_module("matplotlib.lines").Line2D, import_module("matplotlib.patches")
+    dots = import_module("matplotlib.collections").PathCollection
     artists = data.artists(axes)
-    if _only(artists, (Line2D,)):  # also an axes without anything: it has scales and labels to tell
+    if _only(artists, (line,)):  # also an axes without anything: it has scales and labels to tell
         return "line"
-    if _only(artists, (PathPatch, Line2D)):
+    if _only(artists, (patches.PathPatch, line)):
         return "box_and_whisker"
     artists = [artist for artist in artists if not data.is_grid_line(artist)]
-    for kind, types in (("scatter", (PathCollection,)), ("pie", (Wedge,)), ("bar", (Rectangle,))):
+    for kind, types in (("scatter", (dots,)), ("pie", (patches.Wedge,)), ("bar", (patches.Rectangle,))):
         if _only(artists, types):
             return kind
     return "unknown"
@@ -97,8 +97,6 @@ def _pie(axes: Any) -> Chart:
 
 
 def _box(axes: Any) -> Chart:
-    from sandpit_kernel import boxes
-
     elements, horizontal = boxes.of_axes(axes)
     described = data.labels(axes)
     return {"elements": elements, **(data.swapped(described) if horizontal else described)}

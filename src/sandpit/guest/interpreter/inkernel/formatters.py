@@ -1,6 +1,7 @@
 """How values become results: data of frames, charts of figures, JSON of lists and dicts (code-interpreter 2.7)."""
 
-import datetime
+import datetime as dt
+import importlib
 import json
 import math
 import sys
@@ -20,13 +21,16 @@ def install(shell: Any) -> None:
 
 
 def _formatter(shell: Any, mime: str, method: str) -> Any:
-    from IPython.core.formatters import BaseFormatter
-    from traitlets import ObjectName, Unicode
-
+    traitlets = importlib.import_module("traitlets")
+    base = importlib.import_module("IPython.core.formatters").BaseFormatter
     kind = type(
         "SandpitFormatter",
-        (BaseFormatter,),
-        {"format_type": Unicode(mime), "print_method": ObjectName(method), "_return_type": (dict, str)},
+        (base,),
+        {
+            "format_type": traitlets.Unicode(mime),
+            "print_method": traitlets.ObjectName(method),
+            "_return_type": (dict, str),
+        },
     )
     formatter = kind(parent=shell.display_formatter)
     shell.display_formatter.formatters[mime] = formatter
@@ -35,7 +39,7 @@ def _formatter(shell: Any, mime: str, method: str) -> Any:
 
 def figure_chart(figure: Any) -> Any:
     """The chart of a matplotlib figure; `{}` if there is none that could be told."""
-    from sandpit_kernel import charts
+    from . import charts
 
     try:
         return charts.of_figure(figure)
@@ -77,7 +81,7 @@ def _convert(value: Any) -> Any:
         return {key if isinstance(key, str) else str(key): _convert(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_convert(item) for item in value]
-    if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
+    if isinstance(value, (dt.datetime, dt.date, dt.time)):
         return value.isoformat()
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, (numpy.generic, numpy.ndarray)):

@@ -1,5 +1,6 @@
 """PIL: `show()` and `save(path)` display the picture, although there is no screen."""
 
+import importlib
 import sys
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import PathFinder
@@ -61,6 +62,4 @@ def prepare(module: Any) -> None:
 
 
 def _display(image: Any) -> None:
-    from IPython.display import display
-
-    display(image)
+    importlib.import_module("IPython.display").display(image)

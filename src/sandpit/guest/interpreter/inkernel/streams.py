@@ -1,5 +1,6 @@
 """Output that is never lost and never piles up: the user's code waits for a client that reads slowly."""
 
+import importlib
 import json
 import sys
 from typing import Any
@@ -11,10 +12,9 @@ _FLUSH_SECONDS = 24 * 3600.0
 
 def install(kernel: Any) -> None:
     """Make the output socket wait instead of dropping, and the streams wait for the socket."""
-    import zmq
-
+    nodrop = importlib.import_module("zmq").XPUB_NODROP
     thread = kernel.iopub_thread
-    getattr(thread, "socket", kernel.iopub_socket).setsockopt(zmq.XPUB_NODROP, 1)
+    getattr(thread, "socket", kernel.iopub_socket).setsockopt(nodrop, 1)
     kernel.session.pack = _pack
     for stream in (sys.stdout, sys.stderr):
         _bound(stream)
@@ -29,10 +29,8 @@ def _pack(message: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    import jupyter_client.session
-
     try:
-        return jupyter_client.session.json_default(value)
+        return importlib.import_module("jupyter_client.session").json_default(value)
     except TypeError:
         return repr(value)
 

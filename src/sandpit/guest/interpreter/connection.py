@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import zmq
 import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.connect import write_connection_file
+from jupyter_client.jsonutil import json_default
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +32,11 @@ def zmq_context() -> zmq.asyncio.Context:
     return context
 
 
+def _pack(message: Any) -> bytes:
+    """JSON in ASCII: code may hold lone surrogates, which have no UTF-8 form."""
+    return json.dumps(message, default=json_default).encode("ascii")
+
+
 class Connection:
     """Shell, iopub and control channel, and the file that tells the kernel about them (mode 0600: it holds the key)."""
 
@@ -41,6 +48,7 @@ class Connection:
         self._client = AsyncKernelClient(context=context)
         self._client.load_connection_info(info)
         self._client.session.digest_history_size = _REMEMBERED_SIGNATURES
+        self._client.session.pack = _pack
         self._client.start_channels(stdin=False, hb=False)
 
     def execute(self, code: str, *, silent: bool = False) -> str:

@@ -173,6 +173,10 @@ class Context:
         except KernelStartError as problem:
             _end(cell, events.error("KernelStartError", f"{problem}; restart the context to try again"))
             return
+        except Exception as problem:  # noqa: BLE001 - one cell's trouble must not end the worker, and with it all later cells
+            _LOG.exception("context %s failed to run a cell", self.id)
+            _end(cell, events.error("InternalError", f"{problem}; restart the context if it goes on"))
+            return
         _end(cell, _NOTICES.get(run.outcome.result(), b"") if run else b"")
 
     async def _run(self, cell: Cell) -> Run | None:

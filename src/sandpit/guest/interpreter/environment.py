@@ -54,7 +54,8 @@ class InstanceFile:
     def _load(self) -> None:
         try:
             data = json.loads(self._path.read_bytes())
-            given = {str(key): str(value) for key, value in (data.get("envVars") or {}).items()}
+            pairs = ((str(key), str(value)) for key, value in (data.get("envVars") or {}).items())
+            given = {name: value for name, value in pairs if is_variable(name, value)}
             identity = {"E2B_SANDBOX": "true"}
             for name, key in (("E2B_SANDBOX_ID", "sandboxID"), ("E2B_TEMPLATE_ID", "templateID")):
                 if data.get(key):
@@ -62,6 +63,15 @@ class InstanceFile:
             self._instance = Instance(str(data.get("instance", "")), identity | given)
         except (OSError, ValueError, AttributeError) as problem:
             _LOG.warning("cannot read %s: %s; kernels keep the environment they have", self._path, problem)
+
+
+def is_variable(name: str, value: str) -> bool:
+    """Whether a process can have this variable."""
+    try:
+        (name + value).encode()
+    except UnicodeEncodeError:
+        return False
+    return bool(name) and "=" not in name and "\0" not in name + value
 
 
 def base_environment() -> dict[str, str]:

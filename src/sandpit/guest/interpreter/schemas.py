@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sandpit.guest.interpreter.environment import is_variable
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -87,12 +89,3 @@ def _variables(data: Mapping[str, Any]) -> Mapping[str, str]:
             message = f"{name!r} cannot be an environment variable: no '=' in the name, no NUL, no lone surrogates"
             raise InvalidBodyError("value_error", "env_vars", message, name)
     return value
-
-
-def is_variable(name: str, value: str) -> bool:
-    """Whether a process can have this variable."""
-    try:
-        (name + value).encode()
-    except UnicodeEncodeError:
-        return False
-    return bool(name) and "=" not in name and "\0" not in name + value

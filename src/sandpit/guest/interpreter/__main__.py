@@ -1,0 +1,52 @@
+"""Start of the code interpreter service."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import uvicorn
+import uvloop
+
+from sandpit.guest.interpreter.app import build_app
+from sandpit.guest.interpreter.registry import ContextCreationError, Registry
+from sandpit.guest.interpreter.settings import Settings
+
+_IDLE_SECONDS = 640
+"""How long an idle connection is kept: longer than proxies do, so that they close first (code-interpreter 2.1)."""
+
+
+async def serve(settings: Settings) -> None:
+    """Start the default kernels, then listen until a signal comes: who can connect finds them ready.
+
+    Raises: ContextCreationError if there is no Python kernel, OSError if the port is taken.
+    """
+    async with Registry(settings).running() as registry:
+        config = uvicorn.Config(
+            build_app(registry),
+            host=settings.host,
+            port=settings.port,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=_IDLE_SECONDS,
+            timeout_graceful_shutdown=1,
+        )
+        await uvicorn.Server(config).serve()
+
+
+def main() -> None:
+    """Run the service; ends with status 1 and a reason if it cannot start."""
+    logging.basicConfig(level=logging.INFO, format="interpreter: %(levelname)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    try:
+        uvloop.run(serve(Settings.from_environ()))
+    except ContextCreationError as problem:
+        sys.exit(f"interpreter: cannot start: {problem}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""One kernel process: start, executions one at a time, interrupt, death."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import logging
+import os
+import signal
+import uuid
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sandpit.guest.interpreter import events
+from sandpit.guest.interpreter.connection import Connection
+from sandpit.guest.interpreter.kernelspecs import Kernelspecs, is_ipython
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import zmq.asyncio
+    from jupyter_client.kernelspec import KernelSpec
+
+    from sandpit.guest.interpreter.outbox import Outbox
+
+_LOG = logging.getLogger(__name__)
+
+_START_SECONDS = 60.0
+_ASK_AGAIN_SECONDS = 0.05
+_LAST_OUTPUT_SECONDS = 0.05
+_LOST_IDLE_SECONDS = 5.0
+_SHUTDOWN_SECONDS = 1.0
+_INTERRUPT_AFTER = (1.0, 4.0, 10.0)
+
+
+class KernelStartError(Exception):
+    """A kernel did not come up; the message holds the last lines it wrote."""
+
+
+class Outcome(enum.Enum):
+    """How an execution ended."""
+
+    FINISHED = enum.auto()
+    ABORTED = enum.auto()
+    """The kernel dropped the request without running it."""
+    DIED = enum.auto()
+    """The kernel's process ended first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What a kernel is started with."""
+
+    cwd: str
+    env: Mapping[str, str]
+
+
+class Run:
+    """One execution in a kernel."""
+
+    def __init__(self, msg_id: str, outbox: Outbox | None) -> None:
+        self.msg_id = msg_id
+        self.outbox = outbox
+        self.started = False
+        self.replied = False
+        self.idle = False
+        self.aborted = False
+        self.cancelled = False
+        self.heard = 0.0
+        """When the last message came, in the event loop's time."""
+        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def finish(self, outcome: Outcome) -> None:
+        """Set the outcome; the first one counts."""
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+
+class Kernel:
+    """A kernel process of the image's and our connection to it. `close` ends everything it owns."""
+
+    def __init__(
+        self,
+        specs: Kernelspecs,
+        spec: KernelSpec,
+        *,
+        runtime_dir: Path,
+        context: zmq.asyncio.Context,
+        transport: str = "tcp",
+    ) -> None:
+        self._specs, self._spec = specs, spec
+        self._connection = Connection(context, runtime_dir / f"{uuid.uuid4().hex}.json", transport)
+        self._process: asyncio.subprocess.Process | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._last_words: deque[bytes] = deque(maxlen=20)
+        self._run: Run | None = None
+        self._answered, self._published = asyncio.Event(), asyncio.Event()
+        self.died = asyncio.Event()
+        self.exiting = False
+        """The user's code asked the kernel to end: it still answers, but not for long."""
+
+    async def start(self, launch: Launch) -> None:
+        """Start the process and wait until it answers. Raises KernelStartError."""
+        try:
+            argv = self._specs.command(self._spec, self._connection.file)
+            env = self._specs.environment(self._spec, launch.env)
+            if not is_ipython(self._spec):
+                env["JPY_PARENT_PID"] = str(os.getpid())  # ends with us; ours does so without polling (inkernel)
+            self._process = await asyncio.create_subprocess_exec(
+                *argv,
+                cwd=launch.cwd,
+                env=env,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as problem:
+            raise KernelStartError(f"cannot start the kernel {self._spec.display_name!r}: {problem}") from problem
+        readers = (self._listen(), self._read_shell(), self._read_iopub(), self._watch())
+        self._tasks = [asyncio.create_task(reader) for reader in readers]
+        await self._greet()
+
+    def begin(self, code: str, outbox: Outbox | None, *, setup: str = "", silent: bool = False) -> Run:
+        """Send `setup` (silently) and `code` in one go. Precondition: no other run is going on."""
+        if setup:
+            self._connection.execute(setup, silent=True)
+        run = Run(self._connection.execute(code, silent=silent), outbox)
+        self._run = run
+        if self.died.is_set():
+            run.finish(Outcome.DIED)
+        return run
+
+    def cancel(self, run: Run) -> None:
+        """Interrupt the run, as soon as it has started, and again while it goes on."""
+        run.cancelled = True
+        if run.started:
+            self._interrupt(run, 0)
+
+    def kill(self) -> None:
+        """End the process and its children at once."""
+        self._signal(signal.SIGKILL)
+
+    async def close(self) -> None:
+        """End the process, politely if it is idle so that its exit handlers run, and free everything."""
+        polite = self._process is not None and not self.died.is_set() and self._run is None
+        if polite and self._answered.is_set():
+            self._connection.control("shutdown_request", {"restart": False})
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.died.wait(), _SHUTDOWN_SECONDS)
+        self.kill()
+        if self._process is not None and self._tasks:
+            await self.died.wait()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._connection.close()
+
+    async def _greet(self) -> None:
+        """Ask until an answer came on shell and on iopub: subscriptions come up at their own pace."""
+        died = asyncio.create_task(self.died.wait())
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                self._connection.ask_info()
+                answered = asyncio.create_task(self._answered.wait())
+                await asyncio.wait((died, answered), return_when=asyncio.FIRST_COMPLETED)
+                answered.cancel()
+                while not self._published.is_set() and not self.died.is_set():
+                    self._connection.ask_info()
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._published.wait(), _ASK_AGAIN_SECONDS)
+        except TimeoutError:
+            raise KernelStartError(f"the kernel did not answer within {_START_SECONDS:.0f} s") from None
+        finally:
+            died.cancel()
+        if self.died.is_set():
+            words = b"".join(self._last_words).decode(errors="replace").strip() or "it wrote nothing"
+            raise KernelStartError(f"the kernel {self._spec.display_name!r} ended at once: {words}")
+
+    async def _listen(self) -> None:
+        """Keep the last lines that the process itself wrote, so that its pipe never fills."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        while chunk := await self._process.stdout.read(4096):
+            self._last_words.append(chunk)
+
+    async def _watch(self) -> None:
+        assert self._process is not None
+        await self._process.wait()
+        self.kill()  # children that held on to the kernel's session
+        await asyncio.sleep(_LAST_OUTPUT_SECONDS)
+        self.died.set()
+        if self._run is not None:
+            self._run.finish(Outcome.DIED)
+
+    async def _read_shell(self) -> None:
+        while True:
+            message = await self._connection.shell_message()
+            self._answered.set()
+            run, content = self._run, message["content"]
+            if run is None or message["parent_header"].get("msg_id") != run.msg_id:
+                if content.get("status") == "error":
+                    _LOG.warning("a set-up request failed: %s: %s", content.get("ename"), content.get("evalue"))
+                continue
+            run.replied, run.aborted = True, content.get("status") in {"aborted", "abort"}
+            self.exiting = any(part.get("source") == "ask_exit" for part in content.get("payload") or ())
+            self._settle(run)
+            # The kernel's word that it is idle follows at once; it is lost only if the kernel dropped output.
+            asyncio.get_running_loop().call_later(_LOST_IDLE_SECONDS, self._give_up_waiting, run)
+
+    async def _read_iopub(self) -> None:
+        while True:
+            message = await self._connection.iopub_message()
+            self._published.set()
+            run = self._run
+            if run is None or message["parent_header"].get("msg_id") != run.msg_id:
+                continue
+            await self._deliver(run, message)
+            run.heard = asyncio.get_running_loop().time()
+
+    async def _deliver(self, run: Run, message: Mapping[str, Any]) -> None:
+        kind = message["msg_type"]
+        if kind == "status":
+            run.idle = message["content"].get("execution_state") == "idle"
+            self._settle(run)
+            return
+        if kind == "execute_input":
+            run.started = True
+            if run.cancelled:
+                self._interrupt(run, 0)
+        if run.outbox is not None and (line := events.line_of(message)):
+            await run.outbox.put(line)
+
+    def _settle(self, run: Run) -> None:
+        if run.idle and run.replied:
+            self._run = None
+            run.finish(Outcome.ABORTED if run.aborted else Outcome.FINISHED)
+
+    def _give_up_waiting(self, run: Run) -> None:
+        if run.outcome.done():
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() - run.heard < _LOST_IDLE_SECONDS or (run.outbox is not None and run.outbox.full):
+            loop.call_later(_LOST_IDLE_SECONDS, self._give_up_waiting, run)
+            return
+        run.idle = True
+        self._settle(run)
+
+    def _interrupt(self, run: Run, attempt: int) -> None:
+        if run.outcome.done() or self._run is not run:
+            return
+        if self._spec.interrupt_mode == "message":
+            self._connection.control("interrupt_request", {})
+        else:
+            self._signal(signal.SIGINT)
+        # Again, ever more rarely: code may have caught it, or have been busy starting.
+        delay = _INTERRUPT_AFTER[min(attempt, len(_INTERRUPT_AFTER) - 1)]
+        asyncio.get_running_loop().call_later(delay, self._interrupt, run, attempt + 1)
+
+    def _signal(self, number: int) -> None:
+        if self._process is not None and not self.died.is_set():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)

@@ -1,0 +1,44 @@
+"""What can be set from outside, read from the environment once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings of the service; `SANDPIT_INTERPRETER_*` variables override the defaults."""
+
+    host: str = "0.0.0.0"
+    port: int = 49999
+    default_cwd: str = "/home/user"
+    instance_file: Path = Path("/run/sandpit/instance.json")
+    """Written by the agent: who this sandbox is, and its environment (docs/architecture.md, The guest)."""
+    runtime_dir: Path = Path("/run/sandpit/interpreter")
+    """Connection files of the kernels; mode 0700."""
+    transport: str = "tcp"
+    """How to talk to kernels: `tcp` (loopback) or `ipc`."""
+    preload: tuple[str, ...] = ("numpy", "pandas", "matplotlib.pyplot")
+    """Modules that the default Python kernel imports before the first user, where they are installed."""
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Read the settings. Raises ValueError for a port that is not a number."""
+        default = cls()
+        prefix = "SANDPIT_INTERPRETER_"
+        preload = environ.get(prefix + "PRELOAD", ",".join(default.preload))
+        return cls(
+            host=environ.get(prefix + "HOST", default.host),
+            port=int(environ.get(prefix + "PORT", str(default.port))),
+            default_cwd=environ.get(prefix + "CWD", default.default_cwd),
+            instance_file=Path(environ.get(prefix + "INSTANCE_FILE", str(default.instance_file))),
+            runtime_dir=Path(environ.get(prefix + "RUNTIME_DIR", str(default.runtime_dir))),
+            transport=environ.get(prefix + "TRANSPORT", default.transport),
+            preload=tuple(name.strip() for name in preload.split(",") if name.strip()),
+        )

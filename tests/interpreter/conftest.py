@@ -1,0 +1,207 @@
+"""A real interpreter service with real kernels, on a port of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping
+
+SOURCES = Path(__file__).parents[2] / "src"
+
+
+@dataclass
+class Answer:
+    """The lines of one execution."""
+
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def types(self) -> list[str]:
+        return [event["type"] for event in self.events]
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["type"] == kind]
+
+    @property
+    def stdout(self) -> str:
+        return "".join(event["text"] for event in self.of("stdout"))
+
+    @property
+    def text(self) -> str | None:
+        return next((event["text"] for event in self.of("result") if event["is_main_result"]), None)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        [error] = self.of("error")
+        return error
+
+
+class Interpreter:
+    """A running service."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self.folder = folder
+        self.instance_file = folder / "instance.json"
+        self.home = folder / "home"
+        self.home.mkdir()
+        self._install_kernelspecs()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        ours = {
+            "HOST": "127.0.0.1",
+            "PORT": str(self.port),
+            "CWD": str(self.home),
+            "RUNTIME_DIR": str(folder / "run"),
+            "INSTANCE_FILE": str(self.instance_file),
+            **settings,
+        }
+        self._env = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("PYTEST")},
+            "PYTHONPATH": str(SOURCES),
+            "JUPYTER_PATH": str(folder / "jupyter"),
+            "TEMPLATE_VARIABLE": "from the image",
+            **{f"SANDPIT_INTERPRETER_{key}": value for key, value in ours.items()},
+        }
+        self.log = folder / "log"
+        self.process: subprocess.Popen[bytes]
+
+    def client(self) -> Client:
+        """A new client of this service."""
+        return Client(self)
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "sandpit.guest.interpreter"], env=self._env, stdout=log, stderr=log
+            )
+        while True:
+            try:
+                httpx.get(self.url + "/health")
+            except httpx.TransportError:
+                assert self.process.poll() is None, self.log.read_text()
+                time.sleep(0.05)
+            else:
+                return
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+
+    def write_instance(self, instance: str, variables: Mapping[str, str], **fields: str) -> None:
+        """What the agent does: replace the file by a rename."""
+        data = {"sandboxID": "sbx", "templateID": "tpl", "instance": instance, "envVars": dict(variables), **fields}
+        draft = self.instance_file.with_suffix(".new")
+        draft.write_text(json.dumps(data))
+        draft.rename(self.instance_file)
+
+    def _install_kernelspecs(self) -> None:
+        for name, module, language in (
+            ("python3", "ipykernel_launcher", "python"),
+            ("bash", "bash_kernel", "bash"),
+            ("broken", "no_such_module", "broken"),
+        ):
+            spec = self.folder / "jupyter" / "kernels" / name / "kernel.json"
+            spec.parent.mkdir(parents=True)
+            argv = [sys.executable, "-m", module, "-f", "{connection_file}"]
+            spec.write_text(json.dumps({"argv": argv, "display_name": name, "language": language}))
+
+
+class Client:
+    """Speaks to the service as the official clients do: one connection per request."""
+
+    def __init__(self, interpreter: Interpreter) -> None:
+        self.interpreter = interpreter
+        self.http = httpx.AsyncClient(base_url=interpreter.url, timeout=50)
+
+    async def run(self, code: str, context: str | None = None, **body: Any) -> Answer:
+        body = {"code": code, "context_id": context, "language": None, "env_vars": None, **body}
+        answer = Answer()
+        # Not httpx's JSON: it refuses lone surrogates, which clients can send escaped.
+        async with self.http.stream("POST", "/execute", content=json.dumps(body)) as response:
+            assert response.status_code == 200, await response.aread()
+            async for line in response.aiter_lines():
+                assert line.isascii()
+                answer.events.append(json.loads(line))
+        assert answer.events[-1] == {"type": "end_of_execution"}
+        assert answer.types.count("end_of_execution") == 1
+        return answer
+
+    async def context(self, **body: Any) -> str:
+        response = await self.http.post("/contexts", json=body)
+        assert response.status_code == 200, response.text
+        return str(response.json()["id"])
+
+    @asynccontextmanager
+    async def running(self, code: str, context: str | None = None) -> AsyncIterator[asyncio.Task[Answer]]:
+        """A cell in the background that has started: `code` runs after its first line of output."""
+        started = asyncio.Event()
+
+        async def read() -> Answer:
+            answer = Answer()
+            body = {"code": f"print('started', flush=True)\n{code}", "context_id": context}
+            async with self.http.stream("POST", "/execute", json=body) as response:
+                async for line in response.aiter_lines():
+                    answer.events.append(json.loads(line))
+                    if answer.events[-1]["type"] == "stdout":
+                        started.set()
+            return answer
+
+        task = asyncio.create_task(read())
+        waiting = asyncio.create_task(started.wait())
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        yield task
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interpreter]:
+    """One service for the tests that need no particular state."""
+    interpreter = Interpreter(tmp_path_factory.mktemp("interpreter"))
+    interpreter.start()
+    yield interpreter
+    interpreter.stop()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Interpreter]:
+    """A service that a test may break; it preloads nothing."""
+    interpreter = Interpreter(tmp_path, PRELOAD="")
+    interpreter.start()
+    yield interpreter
+    if interpreter.process.poll() is None:
+        interpreter.process.send_signal(signal.SIGTERM)
+        interpreter.process.wait(20)
+
+
+@pytest.fixture
+async def client(shared: Interpreter) -> AsyncIterator[Client]:
+    client = shared.client()
+    async with client.http:
+        yield client
+
+
+@pytest.fixture
+async def context(client: Client) -> AsyncIterator[str]:
+    """A fresh Python context."""
+    context = await client.context()
+    yield context
+    await client.http.delete(f"/contexts/{context}")

@@ -21,6 +21,7 @@ def prepare_host(data_dir: Path) -> None:
 def build_images(data_dir: Path) -> None:
     """Build the closure, `base` and the code-interpreter layer, all at once: each keeps one core busy."""
     from sandpit.build.base import build_base
+    from sandpit.build.builtin import publish
     from sandpit.build.closure import build_closure
     from sandpit.build.interpreter import build_interpreter
     from sandpit.build.layers import Layer, LayerStore
@@ -40,6 +41,8 @@ def build_images(data_dir: Path) -> None:
         ]
     for job in jobs:
         _say(job.result())
+    for image in publish(data_dir):
+        _say(f"template {image.names[0]}: build {image.build_id}")
 
 
 _STARTED = time.monotonic()

@@ -113,8 +113,6 @@ async def test_a_failed_write_is_rolled_back(database: Database) -> None:
 
 
 def test_the_tables_are_valid_for_postgresql() -> None:
-    statements = [
-        str(CreateTable(table).compile(dialect=postgresql.dialect())) for table in Base.metadata.sorted_tables
-    ]
+    statements = [str(CreateTable(table).compile(dialect=PGDialect_psycopg())) for table in Base.metadata.sorted_tables]
     assert any("TIMESTAMP WITH TIME ZONE" in statement for statement in statements)
     assert any("BIGSERIAL" in statement for statement in statements)

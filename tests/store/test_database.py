@@ -10,6 +10,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import func, select, text
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import IntegrityError, StatementError
 from sqlalchemy.schema import CreateTable
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
     from sqlalchemy.orm import Session
+
+_POSTGRESQL = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture
@@ -113,6 +116,6 @@ async def test_a_failed_write_is_rolled_back(database: Database) -> None:
 
 
 def test_the_tables_are_valid_for_postgresql() -> None:
-    statements = [str(CreateTable(table).compile(dialect=PGDialect_psycopg())) for table in Base.metadata.sorted_tables]
+    statements = [str(CreateTable(table).compile(dialect=_POSTGRESQL)) for table in Base.metadata.sorted_tables]
     assert any("TIMESTAMP WITH TIME ZONE" in statement for statement in statements)
     assert any("BIGSERIAL" in statement for statement in statements)

@@ -57,6 +57,58 @@ def interpreter(interpreter_layers: list[Layer], tmp_path_factory: pytest.TempPa
 
 def test_programs(base: Run) -> None:
     names = (
+        "bash curl wget git jq less nano unzip sudo ps ip tput gcc g++ make python python3 pip node npm npx yarn gh ssh"
+    )
+    assert base(f"for name in {names}; do command -v $name >/dev/null || echo missing $name; done") == ""
+    assert base("git daemon --help >/dev/null 2>&1; test -x $(git --exec-path)/git-daemon && echo yes") == "yes"
+
+
+def test_they_run(base: Run) -> None:
+    assert base("python --version").startswith("Python 3.11")
+    assert int(base("node --version").removeprefix("v").partition(".")[0]) >= 20
+    assert base("npm --version && yarn --version").splitlines()[1] == "1.22.22"
+    assert base("TERM=xterm-256color tput colors") == "256"
+    assert base("printf 'int main(){return 0;}' > /tmp/a.c && gcc /tmp/a.c -o /tmp/a && /tmp/a && echo ok") == "ok"
+
+
+def test_user(base: Run) -> None:
+    assert base("id -u; id -gn; echo $HOME; pwd -P >/dev/null; id -nG user").split("\n")[:3] == [
+        "1000",
+        "user",
+        "/home/user",
+    ]
+    assert "sudo" in base("id -nG user")
+    assert base("stat -c %a /home/user /code").split() == ["777", "777"]
+    assert base("sudo -n id -u") == "0"
+
+
+def test_login_shell_keeps_path_and_sets_prompt(base: Run) -> None:
+    assert base("echo $PATH").split(":")[-6:] == ["/given", "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"]
+    assert base('echo $LANG; echo "$PS1"') == "C.UTF-8\n\\w \\$"
+    assert base("locale 2>&1 | grep -c 'Cannot'; true") == "0"
+    assert base("echo 'export FROM_RC=1' >> ~/.bashrc; bash -l -c 'echo $FROM_RC'") == "1"
+    assert base(". /etc/profile; echo $LANG", shell=("/bin/sh", "-c")) == "C.UTF-8"
+
+
+def test_everybody_installs_below_usr_local(base: Run) -> None:
+    assert base("find /usr/local -type d ! -perm -0777") == ""
+    assert base("ls /usr/lib/python3*/EXTERNALLY-MANAGED 2>/dev/null; true") == ""
+    setup = "from setuptools import setup; setup(name='tinyone', py_modules=['tinyone'])"
+    base(f'mkdir -p /tmp/p && cd /tmp/p && echo x=1 > tinyone.py && echo "{setup}" > setup.py')
+    base("cd /tmp/p && pip install -q --no-index --no-build-isolation .")
+    where = base("cd / && python -c 'import tinyone; print(tinyone.__file__)'")
+    assert where.startswith("/usr/local/lib/python3.11/")
+
+
+def test_is_small_and_clean(base: Run, base_layers: list[Layer]) -> None:
+    assert base("ls -A /var/lib/apt/lists") == "partial"
+    assert base("find /usr/share/man /usr/share/doc /var/tmp -type f | wc -l") == "0"
+    assert base("test -s /etc/machine-id || echo empty") == "empty"
+    assert base_layers[0].bytes < 900e6
+
+
+def test_packages_of_the_data_science_list(interpreter: Run) -> None:
+    names = (
         "aiohttp bash_kernel bokeh bs4 cv2 docx gensim imageio ipykernel IPython joblib jupyter_server "
         "kaleido librosa matplotlib nltk numba numpy openpyxl orjson pandas PIL plotly pytest pytz requests "
         "scipy seaborn skimage sklearn soundfile spacy sympy textblob tornado urllib3 xarray xlrd "

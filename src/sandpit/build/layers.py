@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_MS_RDONLY, _MS_NOSUID, _MNT_DETACH = 1, 2, 2
+_MS_RDONLY, _MNT_DETACH = 1, 2
 _OPTIONS_LIMIT = 4095  # mount(2) takes one page of options
 OPAQUE = "trusted.overlay.opaque"
 
@@ -179,7 +179,10 @@ def make_opaque(folder: Path) -> None:
 
 
 def mount_layers(layers: Sequence[Layer], target: Path) -> None:
-    """Mount the merged read-only root of an image at `target`. `layers` are lowest first. Raises: LayerError."""
+    """Mount the merged read-only root of an image at `target`. `layers` are lowest first. Raises: LayerError.
+
+    It may hold setuid programs (sudo must work inside): `target` belongs below a directory that only root can enter.
+    """
     target.mkdir(parents=True, exist_ok=True)
     lowers = [str(layer.fs) for layer in reversed(layers)]
     if len(lowers) == 1:  # overlayfs without an upper directory wants two lower ones
@@ -191,7 +194,7 @@ def mount_layers(layers: Sequence[Layer], target: Path) -> None:
         raise LayerError(
             f"{len(lowers)} layers are too many for one mount; squash the image or shorten the data directory's path"
         )
-    if _libc.mount(b"overlay", os.fsencode(target), b"overlay", _MS_RDONLY | _MS_NOSUID, options.encode()) != 0:
+    if _libc.mount(b"overlay", os.fsencode(target), b"overlay", _MS_RDONLY, options.encode()) != 0:
         reason = os.strerror(ctypes.get_errno())
         raise LayerError(f"cannot mount {len(layers)} layers at {target}: {reason}; overlayfs and root are needed")
 

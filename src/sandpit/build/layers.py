@@ -96,7 +96,7 @@ class LayerStore:
 
     def ensure(self, key: str, *, parent: str | None, step: str, produce: Callable[[Path], None]) -> Layer:
         """The layer with this key; if missing, `produce` fills an empty tree with it. One maker per key at a time."""
-        with _locked(self._locks / _checked(key)):
+        with locked(self._locks / _checked(key)):
             if layer := self.find(key):
                 return layer
             with self.building(key, parent=parent, step=step) as fs:
@@ -121,16 +121,16 @@ class LayerStore:
             yield fs
             layer = Layer(key, self.root / key, parent, step, tree_bytes(fs), round(time.monotonic() - started, 3))
             (work / "layer.json").write_text(json.dumps({k: v for k, v in asdict(layer).items() if k != "path"}))
-            _sync_file_system(work)
+            sync_file_system(work)
             with suppress(OSError):  # ENOTEMPTY: the other build's layer is as good
                 work.rename(layer.path)
-                _sync_file_system(self.root)
+                sync_file_system(self.root)
         finally:
             remove_tree(work)
             os.close(lock)
 
     def _claim(self, key: str) -> tuple[Path, int]:
-        with _locked(self._locks / "sweep"):  # guards the moment between making a temporary directory and locking it
+        with locked(self._locks / "sweep"):  # guards the moment between making a temporary directory and locking it
             self._sweep()
             work = Path(tempfile.mkdtemp(prefix=f"{_checked(key)}.", dir=self._tmp))
             lock = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
@@ -221,7 +221,8 @@ def _checked(key: str) -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file, made if missing; it ends with the process at the latest."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -230,7 +231,8 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _sync_file_system(path: Path) -> None:
+def sync_file_system(path: Path) -> None:
+    """Write everything on the file system of `path` to disk. Raises: LayerError."""
     fd = os.open(path, os.O_RDONLY)
     try:
         if _libc.syncfs(fd) != 0:

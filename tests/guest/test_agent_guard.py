@@ -78,9 +78,9 @@ def test_relay_refuses(agent: Any, line: bytes) -> None:
 
 
 def test_relay_is_for_the_gateway(guarded_agent: Any) -> None:
-    with socket.create_connection(("127.0.0.1", guarded_agent.relay_port)) as client:
-        with contextlib.suppress(ConnectionResetError):
-            assert client.recv(1) == b""
+    client = socket.create_connection(("127.0.0.1", guarded_agent.relay_port))
+    with client, contextlib.suppress(ConnectionResetError):
+        assert client.recv(1) == b""
 
 
 def _echo_until_end(server: socket.socket) -> None:

@@ -30,7 +30,6 @@ from sandpit.api.app import create_app
 from sandpit.control.app import ControlPlane
 from sandpit.edge import Edge
 from sandpit.node.assemble import local_node
-from sandpit.node.local import LocalNode
 from sandpit.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.api.memory_node import BASE
@@ -20,16 +20,18 @@ if TYPE_CHECKING:
     from sandpit.control.app import ControlPlane
 
 
-async def create(client: httpx.AsyncClient, **fields: object) -> dict[str, object]:
+async def create(client: httpx.AsyncClient, **fields: object) -> dict[str, Any]:
     response = await client.post("/v2/sandboxes", json={"templateID": "base", **fields})
     assert response.status_code == 201, response.text
-    return response.json()
+    body: dict[str, Any] = response.json()
+    return body
 
 
-async def detail(client: httpx.AsyncClient, sandbox_id: object) -> dict[str, object]:
+async def detail(client: httpx.AsyncClient, sandbox_id: object) -> dict[str, Any]:
     response = await client.get(f"/sandboxes/{sandbox_id}")
     assert response.status_code == 200, response.text
-    return response.json()
+    body: dict[str, Any] = response.json()
+    return body
 
 
 def lifetime(body: dict[str, object]) -> float:
@@ -197,7 +199,11 @@ async def test_traffic_token_and_edge_target(client: httpx.AsyncClient, control:
     assert target is not None
     assert made["trafficAccessToken"] == target.traffic_token is not None
     assert target.access_token == made["envdAccessToken"] != target.traffic_token
-    assert (target.address, target.mask_request_host, target.https_ports) == ("10.0.0.1", "h:${PORT}", {8443})
+    assert (target.address, target.mask_request_host, target.https_ports) == (
+        "10.0.0.1",
+        "h:${PORT}",
+        frozenset({8443}),
+    )
     gone: list[str] = []
     control.directory.on_gone(gone.append)
     await client.delete(f"/sandboxes/{made['sandboxID']}")

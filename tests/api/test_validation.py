@@ -200,3 +200,12 @@ async def test_no_internet_means_deny_all(client: httpx.AsyncClient, node: Memor
     body = {"templateID": "base", "allow_internet_access": False}
     made = (await client.post("/v2/sandboxes", json=body)).json()
     assert node.policies[made["sandboxID"]].deny_out == ("0.0.0.0/0",)
+
+
+async def test_browsers_may_call(client: httpx.AsyncClient) -> None:
+    ask = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+    preflight = await client.options("/v2/sandboxes", headers=ask | {"Access-Control-Request-Headers": "x-api-key"})
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == "*"
+    answer = await client.get("/v2/sandboxes", headers={"Origin": "https://app.example"})
+    assert "X-Next-Token" in answer.headers["access-control-expose-headers"]

@@ -87,4 +87,11 @@ def test_failed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(closure_module, "install_locked", lambda *_, **__: None)
     with pytest.raises(OSError, match="disk full"):
         build_closure(tmp_path / "closure", cache=tmp_path)
-    assert list((tmp_path / "closure").iterdir()) == []
+    assert [p.name for p in (tmp_path / "closure").iterdir()] == [".lock"]
+
+
+def test_leftovers_of_a_killed_build_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".making.dead/lib").mkdir(parents=True)
+    monkeypatch.setattr(closure_module, "_fill", lambda work, _: (work / "run.py").touch())
+    built = build_closure(tmp_path, cache=tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([".lock", built.name])

@@ -13,7 +13,7 @@ from tests.api.memory_node import MemoryNode
 from sandpit.control.app import ControlPlane
 from sandpit.control.errors import NotFoundError
 from sandpit.control.requests import NewSandbox
-from sandpit.node.contract import NodeError, SandboxSpec
+from sandpit.node.contract import NodeError, RunningSandbox, SandboxSpec
 from sandpit.store.models import Sandbox, Usage
 from sandpit.store.types import utc_now
 
@@ -84,7 +84,7 @@ async def test_unknown_sandboxes_are_killed(settings: Settings) -> None:
 
 async def test_a_failing_start_releases_everything(settings: Settings) -> None:
     class Broken(MemoryNode):
-        async def start(self) -> list[object]:  # type: ignore[override]
+        async def start(self) -> list[RunningSandbox]:
             raise NodeError("no runtime")
 
     control = ControlPlane(settings, Broken())

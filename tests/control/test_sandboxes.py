@@ -18,6 +18,7 @@ from sandpit.node.contract import NodeError
 from sandpit.store.models import Sandbox
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
     from tests.api.memory_node import MemoryNode
 
     from sandpit.control.app import ControlPlane
@@ -76,7 +77,7 @@ async def test_a_client_that_disconnects_during_create(
 async def test_a_store_that_fails_leaves_no_sandbox(
     control: ControlPlane, node: MemoryNode, who: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refuse(*_: object) -> None:
+    def refuse(*_: object) -> None:
         raise SQLAlchemyError("disk full")
 
     monkeypatch.setattr(records, "insert_sandbox", refuse)
@@ -168,11 +169,11 @@ async def test_no_one_lives_longer_than_a_session(control: ControlPlane, who: Id
 async def test_ends_on_its_own_while_being_started(
     control: ControlPlane, node: MemoryNode, who: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    insert = records.insert_sandbox
+    insert, loop = records.insert_sandbox, asyncio.get_running_loop()
 
-    async def insert_and_crash(connection: object, sandbox: Sandbox) -> None:
-        await insert(connection, sandbox)  # type: ignore[arg-type]
-        await node.crash(sandbox.id, "out of memory")
+    def insert_and_crash(session: Session, sandbox: Sandbox) -> None:
+        insert(session, sandbox)
+        asyncio.run_coroutine_threadsafe(node.crash(sandbox.id, "out of memory"), loop).result()
 
     monkeypatch.setattr(records, "insert_sandbox", insert_and_crash)
     with pytest.raises(SandboxFailedError, match="out of memory"):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import text
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import func, select, text
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import IntegrityError, StatementError
 from sqlalchemy.schema import CreateTable
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sqlalchemy import Connection
+    from sqlalchemy.orm import Session
+
+_POSTGRESQL = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture
@@ -36,8 +40,7 @@ def differences(connection: Connection) -> list[object]:
 
 
 async def test_migrations_make_exactly_the_models(database: Database) -> None:
-    async with database.write_plain() as connection:
-        assert await connection.run_sync(differences) == []
+    assert await database.run(lambda session: differences(session.connection())) == []
 
 
 async def test_opening_again_changes_nothing(database: Database) -> None:
@@ -75,6 +78,30 @@ async def test_times_are_aware_and_exact(database: Database) -> None:
             session.add(Team(id="u", name="U", slug="u", created_at=when.replace(tzinfo=None)))
 
 
+async def test_a_failed_run_is_rolled_back(database: Database) -> None:
+    def fail(session: Session) -> None:
+        session.add(Team(id="t", name="T", slug="t"))
+        session.flush()
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await database.run(fail)
+    async with database.read() as session:
+        assert await session.get(Team, "t") is None
+
+
+async def test_both_ways_of_writing_at_once(database: Database) -> None:
+    async def slowly(number: int) -> None:
+        async with database.write() as session:
+            session.add(Team(id=f"a{number}", name="T", slug=f"a{number}"))
+
+    async def at_once(number: int) -> None:
+        await database.run(lambda session: session.add(Team(id=f"b{number}", name="T", slug=f"b{number}")))
+
+    await asyncio.gather(*(way(number) for number in range(20) for way in (slowly, at_once)))
+    assert await database.run(lambda session: session.scalar(select(func.count()).select_from(Team))) == 40
+
+
 async def test_a_failed_write_is_rolled_back(database: Database) -> None:
     async def fail() -> None:
         async with database.write() as session:
@@ -89,8 +116,6 @@ async def test_a_failed_write_is_rolled_back(database: Database) -> None:
 
 
 def test_the_tables_are_valid_for_postgresql() -> None:
-    statements = [
-        str(CreateTable(table).compile(dialect=postgresql.dialect())) for table in Base.metadata.sorted_tables
-    ]
+    statements = [str(CreateTable(table).compile(dialect=_POSTGRESQL)) for table in Base.metadata.sorted_tables]
     assert any("TIMESTAMP WITH TIME ZONE" in statement for statement in statements)
     assert any("BIGSERIAL" in statement for statement in statements)

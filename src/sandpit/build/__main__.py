@@ -8,8 +8,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from sandpit.build.base import build_base
+from sandpit.build.closure import ClosureError, build_closure
 from sandpit.build.debian import DebianError
 from sandpit.build.hosttools import HostError, install_packages, provide_runsc
+from sandpit.build.interpreter import build_interpreter
+from sandpit.build.layers import Layer, LayerError, LayerStore
+from sandpit.build.wheels import InstallError
 
 
 def prepare_host(data_dir: Path) -> None:
@@ -20,11 +25,6 @@ def prepare_host(data_dir: Path) -> None:
 
 def build_images(data_dir: Path) -> None:
     """Build the closure, `base` and the code-interpreter layer, all at once: each keeps one core busy."""
-    from sandpit.build.base import build_base
-    from sandpit.build.builtin import publish
-    from sandpit.build.closure import build_closure
-    from sandpit.build.interpreter import build_interpreter
-    from sandpit.build.layers import Layer, LayerStore
 
     def closure() -> str:
         return f"closure: {build_closure(data_dir / 'closure', cache=data_dir / 'cache/uv')}"
@@ -41,8 +41,6 @@ def build_images(data_dir: Path) -> None:
         ]
     for job in jobs:
         _say(job.result())
-    for image in publish(data_dir):
-        _say(f"template {image.names[0]}: build {image.build_id}")
 
 
 _STARTED = time.monotonic()
@@ -60,7 +58,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         {"host": prepare_host, "images": build_images}[options.what](options.data_dir.absolute())
-    except (DebianError, HostError) as error:
+    except (ClosureError, DebianError, HostError, InstallError, LayerError) as error:
         sys.exit(f"error: {error}")
     _say("done")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -55,5 +56,14 @@ def publish(data_dir: Path) -> list[Image]:
     images_dir = data_dir / "images"
     ready = [image for image in builtin_images() if all(store.find(key) for key in image.layers)]
     for image in ready:
+        _retire_older(images_dir, image)
         image.write(images_dir)
     return ready
+
+
+def _retire_older(images_dir: Path, newest: Image) -> None:
+    """Take the names from earlier builds of the same template."""
+    for path in images_dir.glob("*/image.json"):
+        older = json.loads(path.read_text())
+        if older["template_id"] == newest.template_id and older["build_id"] != newest.build_id:
+            path.write_text(json.dumps({**older, "retired": True}))

@@ -25,6 +25,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sandpit.build.layers import locked, sync_file_system
 from sandpit.build.wheels import install_locked, requirements_dir
 
 if TYPE_CHECKING:
@@ -68,17 +69,19 @@ def build_closure(dest: Path, *, cache: Path) -> Path:
     if finished.exists():
         return finished
     dest.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".making.", dir=dest))
-    try:
-        _fill(work, cache)
-        work.chmod(0o755)
+    with locked(dest / ".lock"):
+        for stale in dest.glob(".making.*"):  # of a build that was killed: the lock is ours
+            shutil.rmtree(stale)
+        if finished.exists():
+            return finished
+        work = Path(tempfile.mkdtemp(prefix=".making.", dir=dest))
         try:
+            _fill(work, cache)
+            work.chmod(0o755)
+            sync_file_system(work)
             work.rename(finished)
-        except OSError:  # another process was faster, and its closure is the same
-            if not finished.exists():
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     return finished
 
 

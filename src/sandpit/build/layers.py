@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_MS_RDONLY, _MS_NOSUID, _MNT_DETACH = 1, 2, 2
+_MS_RDONLY, _MNT_DETACH = 1, 2
 _OPTIONS_LIMIT = 4095  # mount(2) takes one page of options
 OPAQUE = "trusted.overlay.opaque"
 
@@ -96,7 +96,7 @@ class LayerStore:
 
     def ensure(self, key: str, *, parent: str | None, step: str, produce: Callable[[Path], None]) -> Layer:
         """The layer with this key; if missing, `produce` fills an empty tree with it. One maker per key at a time."""
-        with _locked(self._locks / _checked(key)):
+        with locked(self._locks / _checked(key)):
             if layer := self.find(key):
                 return layer
             with self.building(key, parent=parent, step=step) as fs:
@@ -121,16 +121,16 @@ class LayerStore:
             yield fs
             layer = Layer(key, self.root / key, parent, step, tree_bytes(fs), round(time.monotonic() - started, 3))
             (work / "layer.json").write_text(json.dumps({k: v for k, v in asdict(layer).items() if k != "path"}))
-            _sync_file_system(work)
+            sync_file_system(work)
             with suppress(OSError):  # ENOTEMPTY: the other build's layer is as good
                 work.rename(layer.path)
-                _sync_file_system(self.root)
+                sync_file_system(self.root)
         finally:
             remove_tree(work)
             os.close(lock)
 
     def _claim(self, key: str) -> tuple[Path, int]:
-        with _locked(self._locks / "sweep"):  # guards the moment between making a temporary directory and locking it
+        with locked(self._locks / "sweep"):  # guards the moment between making a temporary directory and locking it
             self._sweep()
             work = Path(tempfile.mkdtemp(prefix=f"{_checked(key)}.", dir=self._tmp))
             lock = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
@@ -179,7 +179,10 @@ def make_opaque(folder: Path) -> None:
 
 
 def mount_layers(layers: Sequence[Layer], target: Path) -> None:
-    """Mount the merged read-only root of an image at `target`. `layers` are lowest first. Raises: LayerError."""
+    """Mount the merged read-only root of an image at `target`. `layers` are lowest first. Raises: LayerError.
+
+    It may hold setuid programs (sudo must work inside): `target` belongs below a directory that only root can enter.
+    """
     target.mkdir(parents=True, exist_ok=True)
     lowers = [str(layer.fs) for layer in reversed(layers)]
     if len(lowers) == 1:  # overlayfs without an upper directory wants two lower ones
@@ -191,7 +194,7 @@ def mount_layers(layers: Sequence[Layer], target: Path) -> None:
         raise LayerError(
             f"{len(lowers)} layers are too many for one mount; squash the image or shorten the data directory's path"
         )
-    if _libc.mount(b"overlay", os.fsencode(target), b"overlay", _MS_RDONLY | _MS_NOSUID, options.encode()) != 0:
+    if _libc.mount(b"overlay", os.fsencode(target), b"overlay", _MS_RDONLY, options.encode()) != 0:
         reason = os.strerror(ctypes.get_errno())
         raise LayerError(f"cannot mount {len(layers)} layers at {target}: {reason}; overlayfs and root are needed")
 
@@ -218,7 +221,8 @@ def _checked(key: str) -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file, made if missing; it ends with the process at the latest."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -227,7 +231,8 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _sync_file_system(path: Path) -> None:
+def sync_file_system(path: Path) -> None:
+    """Write everything on the file system of `path` to disk. Raises: LayerError."""
     fd = os.open(path, os.O_RDONLY)
     try:
         if _libc.syncfs(fd) != 0:

@@ -75,7 +75,8 @@ class ControlPlane:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        return await self._stack.__aexit__(kind, error, trace)
+        # Not passed on: a task group would wrap the caller's own exception into a group.
+        return await self._stack.__aexit__(None, None, None)
 
     async def _start(self, stack: AsyncExitStack) -> None:
         stack.push_async_callback(self.database.close)

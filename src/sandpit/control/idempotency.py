@@ -12,7 +12,7 @@ from sandpit.control.errors import ConflictError, IdempotencyMismatchError, Inva
 from sandpit.store.models import IdempotencyKey
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    from sqlalchemy.orm import Session
 
     from sandpit.store.database import Database
 
@@ -76,7 +76,7 @@ class IdempotencyService:
             )
 
 
-async def finish(connection: AsyncConnection, team_id: str, key: str, sandbox_id: str) -> None:
+def finish(session: Session, team_id: str, key: str, sandbox_id: str) -> None:
     """Write down what a key made, in the transaction that writes the sandbox."""
     query = update(IdempotencyKey).where(IdempotencyKey.team_id == team_id, IdempotencyKey.key == key)
-    await connection.execute(query.values(state="done", sandbox_id=sandbox_id))
+    session.execute(query.values(state="done", sandbox_id=sandbox_id))

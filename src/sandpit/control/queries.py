@@ -68,8 +68,7 @@ class SandboxQueries:
 
     async def get(self, identity: Identity, sandbox_id: str) -> Sandbox:
         """A running or paused sandbox. Raises: NotFoundError."""
-        async with self._database.read() as session:
-            sandbox = await session.get(Sandbox, sandbox_id)
+        sandbox = await self._database.run(lambda session: session.get(Sandbox, sandbox_id))
         if sandbox is None or sandbox.team_id != identity.team_id or sandbox.state == "ended":
             raise NotFoundError(f"sandbox '{sandbox_id}' not found")
         return sandbox
@@ -83,9 +82,10 @@ class SandboxQueries:
         if wanted.next_token:
             query = query.where(_after(wanted.next_token, wanted.ascending))
         running = select(func.count()).select_from(Sandbox).where(*matching, Sandbox.state == "running")
-        async with self._database.read() as session:
-            rows = list(await session.scalars(_ordered(query, wanted.ascending).limit(wanted.limit + 1)))
-            total = await session.scalar(running) or 0
+        rows_query = _ordered(query, wanted.ascending).limit(wanted.limit + 1)
+        rows, total = await self._database.run(
+            lambda session: (list(session.scalars(rows_query)), session.scalar(running) or 0)
+        )
         items = rows[: wanted.limit]
         more = len(rows) > wanted.limit
         return SandboxPage(

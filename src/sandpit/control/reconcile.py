@@ -36,7 +36,7 @@ async def reconcile(
         for sandbox, _ in recorded:
             if sandbox.id not in running:
                 log.warning("sandbox %s is gone: closing its record", sandbox.id)
-                await records.close_sandbox(session, sandbox.id, LOST, now)
+                await session.run_sync(records.close_sandbox, sandbox.id, LOST, now)
     for sandbox, team in recorded:
         if (alive := running.pop(sandbox.id, None)) is not None:
             sandboxes.adopt(sandbox, alive, teams.identity(team).max_session_seconds)

@@ -11,7 +11,7 @@ from sandpit.control import ids
 from sandpit.store.models import Sandbox, SandboxLog, SandboxMetadata, Usage
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+    from sqlalchemy.orm import Session
 
     from sandpit.control.requests import NewSandbox
     from sandpit.control.templates import Resolved
@@ -50,20 +50,21 @@ def new_sandbox(spec: SandboxSpec, team_id: str, new: NewSandbox, resolved: Reso
     )
 
 
-async def insert_sandbox(connection: AsyncConnection, sandbox: Sandbox) -> None:
+def insert_sandbox(session: Session, sandbox: Sandbox) -> None:
     """A sandbox has started. Plain inserts instead of the session's bookkeeping: every create waits for this."""
+    connection = session.connection()
     row = {column.key: getattr(sandbox, column.key) for column in _COLUMNS}
-    await connection.execute(_INSERT_SANDBOX, row)
+    connection.execute(_INSERT_SANDBOX, row)
     pairs = [{"sandbox_id": sandbox.id, "key": key, "value": value} for key, value in sandbox.user_metadata.items()]
     if pairs:
-        await connection.execute(_INSERT_METADATA, pairs)
+        connection.execute(_INSERT_METADATA, pairs)
     fields = {"templateID": sandbox.template_id}
-    await connection.execute(_INSERT_LOG, _log(sandbox.id, sandbox.started_at, "sandbox created", fields))
+    connection.execute(_INSERT_LOG, _log(sandbox.id, sandbox.started_at, "sandbox created", fields))
 
 
-async def close_sandbox(session: AsyncSession, sandbox_id: str, reason: str, now: datetime) -> None:
+def close_sandbox(session: Session, sandbox_id: str, reason: str, now: datetime) -> None:
     """A sandbox has ended; nothing happens when its records say so already."""
-    sandbox = await session.get(Sandbox, sandbox_id)
+    sandbox = session.get(Sandbox, sandbox_id)
     if sandbox is None or sandbox.state == "ended":
         return
     if sandbox.state == "running":
@@ -80,12 +81,12 @@ async def close_sandbox(session: AsyncSession, sandbox_id: str, reason: str, now
             )
         )
     sandbox.state, sandbox.ended_reason, sandbox.end_at = "ended", reason, now
-    await write_log(session, sandbox_id, now, f"sandbox ended: {reason}", reason=reason)
+    write_log(session, sandbox_id, now, f"sandbox ended: {reason}", reason=reason)
 
 
-async def write_log(session: AsyncSession, sandbox_id: str, when: datetime, message: str, **fields: str) -> None:
+def write_log(session: Session, sandbox_id: str, when: datetime, message: str, **fields: str) -> None:
     """One line of the sandbox's log."""
-    await session.execute(_INSERT_LOG, _log(sandbox_id, when, message, fields))
+    session.execute(_INSERT_LOG, _log(sandbox_id, when, message, fields))
 
 
 def _log(sandbox_id: str, when: datetime, message: str, fields: dict[str, str]) -> dict[str, object]:

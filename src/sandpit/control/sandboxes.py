@@ -34,6 +34,8 @@ from sandpit.store.types import utc_now
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sqlalchemy.orm import Session
+
     from sandpit.control.directory import LiveDirectory
     from sandpit.control.idempotency import IdempotencyService
     from sandpit.control.network import Egress
@@ -182,8 +184,7 @@ class SandboxService:
     async def _create_once(self, identity: Identity, new: NewSandbox, egress: Egress, key: str) -> Sandbox:
         earlier = await self._idempotency.begin(identity.team_id, key, new.fingerprint())
         if earlier is not None:
-            async with self._database.read() as session:
-                sandbox = await session.get(Sandbox, earlier)
+            sandbox = await self._database.run(lambda session: session.get(Sandbox, earlier))
             if sandbox is None:
                 raise _not_found(earlier)
             return sandbox
@@ -249,11 +250,14 @@ class SandboxService:
 
     async def _record(self, sandbox: Sandbox, key: str | None) -> None:
         """Only a started sandbox is written down: what a crash leaves unrecorded is killed at the next start."""
+
+        def write(session: Session) -> None:
+            records.insert_sandbox(session, sandbox)
+            if key is not None:
+                finish(session, sandbox.team_id, key, sandbox.id)
+
         try:
-            async with self._database.write_plain() as connection:
-                await records.insert_sandbox(connection, sandbox)
-                if key is not None:
-                    await finish(connection, sandbox.team_id, key, sandbox.id)
+            await self._database.run(write)
         except BaseException:
             with suppress(NodeError):
                 await self._node.kill(sandbox.id)
@@ -281,8 +285,7 @@ class SandboxService:
             deadline = min(self._expiry.now() + seconds, live.last_deadline)
             if deadline > live.deadline:
                 return await self._move_deadline(live, deadline)
-            async with self._database.read() as session:
-                return await session.get_one(Sandbox, live.sandbox_id)
+            return await self._database.run(lambda session: session.get_one(Sandbox, live.sandbox_id))
 
     async def _set_deadline(self, live: Live, seconds: int) -> None:
         async with live.lock:
@@ -291,9 +294,13 @@ class SandboxService:
 
     async def _move_deadline(self, live: Live, deadline: float) -> Sandbox:
         end_at = utc_now() + timedelta(seconds=deadline - self._expiry.now())
-        async with self._database.write() as session:
-            sandbox = await session.get_one(Sandbox, live.sandbox_id)
+
+        def write(session: Session) -> Sandbox:
+            sandbox = session.get_one(Sandbox, live.sandbox_id)
             sandbox.end_at = end_at
+            return sandbox
+
+        sandbox = await self._database.run(write)
         live.deadline = deadline
         self._expiry.set(live.sandbox_id, deadline)
         return sandbox
@@ -307,11 +314,14 @@ class SandboxService:
                 raise _not_found(live.sandbox_id) from error
             except NodeError as error:
                 raise SandboxFailedError(f"the egress rules could not be replaced: {error}") from error
-            async with self._database.write() as session:
-                sandbox = await session.get_one(Sandbox, live.sandbox_id)
+
+            def write(session: Session) -> None:
+                sandbox = session.get_one(Sandbox, live.sandbox_id)
                 sandbox.network = replace_egress(sandbox.network, change)
                 sandbox.allow_internet_access = egress.allow_internet_access
-                await records.write_log(session, live.sandbox_id, utc_now(), "egress rules replaced")
+                records.write_log(session, live.sandbox_id, utc_now(), "egress rules replaced")
+
+            await self._database.run(write)
 
     async def _end(self, live: Live, reason: str, *, on_node: bool = True, only_when_due: bool = False) -> bool:
         """End a sandbox and close its records; False when somebody else had done it."""
@@ -326,8 +336,8 @@ class SandboxService:
                 self._directory.remove(live.sandbox_id)
                 if on_node:
                     await self._kill_on_node(live.sandbox_id)
-                async with self._database.write() as session:
-                    await records.close_sandbox(session, live.sandbox_id, reason, utc_now())
+                now = utc_now()
+                await self._database.run(lambda session: records.close_sandbox(session, live.sandbox_id, reason, now))
             except BaseException:
                 # It must not be forgotten: try again soon.
                 self._expiry.set(live.sandbox_id, self._expiry.now() + KILL_RETRY_SECONDS)

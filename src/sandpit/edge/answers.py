@@ -31,7 +31,7 @@ code{{background:#8882;padding:.1em .3em}}</style></head>
 """
 
 
-class Refusal(Exception):  # noqa: N818  (an answer, not always a fault of ours or the client's)
+class Refusal(Exception):
     """A request that the edge answers itself."""
 
     def __init__(

@@ -86,6 +86,18 @@ class Agent:
                 f"the sandbox's agent refused its identity: {answer.status_code} {answer.text[:500]}"
             )
 
+    async def upload(self, path: str, content: bytes) -> None:
+        """Write a file as root. Raises: AgentUnavailable."""
+        headers = {"Content-Type": "application/octet-stream"}
+        try:
+            answer = await self._http.post(
+                "/files", params={"path": path, "username": "root"}, content=content, headers=headers
+            )
+        except httpx.HTTPError as error:
+            raise AgentUnavailable(f"the sandbox's agent did not take {path}: {error!r}") from error
+        if answer.status_code != 200:
+            raise AgentUnavailable(f"the sandbox's agent refused {path}: {answer.status_code} {answer.text[:500]}")
+
     async def start(self, command: str, *, user: str, tag: str | None = None) -> int:
         """Start a shell command that goes on after this call; returns its pid. Raises: AgentUnavailable."""
         async with self._events(command, user, tag) as events:

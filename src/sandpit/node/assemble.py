@@ -12,6 +12,7 @@ from sandpit.node.local import LocalNode
 from sandpit.node.runtime.base import Runtime
 from sandpit.node.runtime.crun import Crun
 from sandpit.node.runtime.gvisor import Gvisor
+from sandpit.node.trust import Trust, of_host
 from sandpit.settings import Settings
 
 
@@ -26,6 +27,7 @@ def node_config(settings: Settings) -> NodeConfig:
         pool_size=settings.pool.size,
         pool_memory_mb=settings.pool.memory_budget_mb,
         allow_ranges=settings.allow_ranges,
+        trust=of_host() if settings.pass_host_ca else Trust(),
     )
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+
+from sandpit.node.trust import Trust
 
 INNER_ADDRESS = IPv4Address("169.254.0.21")
 """The address every sandbox believes it has: a snapshot taken in one network slot restores in any other."""
 GATEWAY_ADDRESS = IPv4Address("169.254.0.22")
 """The host's end of every sandbox's link, as the sandbox sees it."""
 INNER_PREFIX = 30
+DEFAULT_NETWORK = IPv4Network("10.201.0.0/16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,7 @@ class NodeConfig:
     data_dir: Path
     run_dir: Path
     name: str = "sandpit"
-    network: IPv4Network = IPv4Network("10.201.0.0/16")
+    network: IPv4Network = DEFAULT_NETWORK
     """Outer addresses of the sandboxes, one each; seen on this machine only."""
     runtime: str | None = None
     """Forces one runtime for all templates; None takes each template's own."""
@@ -34,6 +37,9 @@ class NodeConfig:
     """Seconds that a create waits for room before it fails."""
     allow_ranges: tuple[IPv4Network, ...] = ()
     """Private ranges that the operator opens to all sandboxes."""
+
+    trust: Trust = field(default_factory=Trust)
+    """Certificates and proxy settings that sandboxes get."""
 
     def __post_init__(self) -> None:
         """Refuse names that could not be part of an interface's name."""

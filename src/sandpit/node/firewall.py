@@ -53,6 +53,7 @@ table ip {self._name}
 delete table ip {self._name}
 table ip {self._name} {{
   map policies {{ type ipv4_addr : verdict; }}
+  set named {{ type ipv4_addr; }}
   chain forward {{
     type filter hook forward priority -10; policy accept;
     iifname {self._links} jump outbound
@@ -84,6 +85,8 @@ table ip {self._name} {{
     type nat hook prerouting priority -110; policy accept;
     iifname {self._links} ip daddr {GATEWAY_ADDRESS} udp dport 53 redirect to :{dns_port}
     iifname {self._links} ip daddr {GATEWAY_ADDRESS} tcp dport 53 redirect to :{dns_port}
+    ip saddr @named udp dport 53 redirect to :{dns_port}
+    ip saddr @named tcp dport 53 redirect to :{dns_port}
   }}
   chain postrouting {{
     type nat hook postrouting priority 100; policy accept;
@@ -140,15 +143,23 @@ delete chain netdev {self._name} out_{name}
         if rules:
             await self._apply(rules)
 
-    async def set_policy(self, link: str, policy: NetworkPolicy) -> None:
-        """Replace a sandbox's egress rules in one transaction (current-protocol 3.9: allow wins over deny)."""
+    async def set_policy(self, link: str, outer: IPv4Address, policy: NetworkPolicy) -> None:
+        """Replace a sandbox's egress rules in one transaction (current-protocol 3.9: allow wins over deny).
+
+        With names among the rules, all its DNS queries, to whatever server, are answered by the node: what it did not hear from
+        there it cannot reach.
+        """
         chain = f"ip {self._name} policy_{link.replace('-', '_')}"
         learned = f"learned_{link.replace('-', '_')}"
         allowed = addresses(policy.allow_out)
         rules = f"flush chain {chain}\nflush set ip {self._name} {learned}\n"
         if allowed:
             rules += f"add rule {chain} ip daddr {{ {', '.join(allowed)} }} accept\n"
-        if domains(policy.allow_out):
+        named = f"element ip {self._name} named {{ {outer} }}\n"
+        rules += f"add {named}"
+        if not domains(policy.allow_out):
+            rules += f"delete {named}"
+        else:
             rules += f"add rule {chain} ip daddr @{learned} accept\n"
         denied = addresses(policy.deny_out)
         if denied:

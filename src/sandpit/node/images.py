@@ -33,6 +33,8 @@ class Image:
     disk_mb: int = 10240
     pids: int = 1024
     runtime: str = "gvisor"
+    retired: bool = False
+    """A newer build has taken its names; it stays for sandboxes that still run."""
 
     def summary(self) -> TemplateImage:
         """What the control plane needs to know."""
@@ -64,8 +66,9 @@ def load(config: NodeConfig, build_id: str) -> Image:
 
 
 def load_all(config: NodeConfig) -> list[Image]:
-    """All builds on this node."""
-    return [load(config, path.parent.name) for path in sorted(config.images_dir.glob("*/image.json"))]
+    """The builds on this node that new sandboxes may be made of."""
+    found = [load(config, path.parent.name) for path in sorted(config.images_dir.glob("*/image.json"))]
+    return [image for image in found if not image.retired]
 
 
 def layer_paths(config: NodeConfig, image: Image) -> list[Path]:

@@ -113,7 +113,7 @@ class Launcher:
                 process = await runtime.restore(plan, source.snapshot)
             else:
                 process = await runtime.boot(plan)
-            await self._firewall.set_policy(slot.link, NetworkPolicy())
+            await self._firewall.set_policy(slot.link, slot.outer, NetworkPolicy())
             sandbox = Sandbox(
                 container_id,
                 source.image,

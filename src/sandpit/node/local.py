@@ -33,7 +33,7 @@ from sandpit.node.records import Record, read_all
 from sandpit.node.runtime.base import Runtime, RuntimeFailed
 from sandpit.node.slots import Slots
 from sandpit.node.tasks import Tasks
-from sandpit.node.templates import Templates, start_up
+from sandpit.node.templates import Templates
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class LocalNode:
             record.sandbox_id,
             record.policy(),
         )
-        await self._firewall.set_policy(slot.link, sandbox.policy)
+        await self._firewall.set_policy(slot.link, slot.outer, sandbox.policy)
         self._keep(sandbox)
 
     async def stop(self, *, kill_sandboxes: bool) -> None:
@@ -149,9 +149,9 @@ class LocalNode:
         """Make a sandbox that belongs to nobody the one that was asked for."""
         image = sandbox.image
         if spec.network != sandbox.policy:
-            await self._firewall.set_policy(sandbox.slot.link, spec.network)
+            await self._firewall.set_policy(sandbox.slot.link, sandbox.slot.outer, spec.network)
             sandbox.policy = spec.network
-        env = {**image.env, **spec.env}
+        env = {**self._config.trust.env, **image.env, **spec.env}
         identity = Identity(spec.sandbox_id, spec.template_id, spec.access_token, env, image.user, image.workdir)
         sandbox.sandbox_id = spec.sandbox_id
         sandbox.record().write(sandbox.directory)
@@ -196,7 +196,7 @@ class LocalNode:
     async def _boot(self, source: Source) -> Sandbox:
         sandbox = await self._launcher.launch(source)
         try:
-            await start_up(sandbox)
+            await self._templates.start_up(sandbox)
         except BaseException:
             await asyncio.shield(self._finish(sandbox))
             raise
@@ -204,11 +204,16 @@ class LocalNode:
 
     def _pool(self, build_id: str) -> Pool:
         if build_id not in self._pools:
-            pool = Pool(build_id, self._config.pool_size, self._start, self._finish)
+            pool = Pool(build_id, self._config.pool_size, self._start, self._finish, self._pool_has_room)
             self._pools[build_id] = pool
             if not self._stopping:
                 pool.run(self._tasks)
         return self._pools[build_id]
+
+    def _pool_has_room(self, build_id: str) -> bool:
+        """Whether one more ready sandbox fits the memory budget of all pools."""
+        held = sum(len(pool) * self._templates.resident_mb(build) for build, pool in self._pools.items())
+        return held + self._templates.resident_mb(build_id) <= self._config.pool_memory_mb
 
     def releases(self) -> dict[str, str]:
         """The runtimes of this node and the digests of their binaries."""
@@ -239,7 +244,7 @@ class LocalNode:
     async def update_network(self, sandbox_id: str, policy: NetworkPolicy) -> None:
         """See Node."""
         sandbox = self._get(sandbox_id)
-        await self._firewall.set_policy(sandbox.slot.link, policy)
+        await self._firewall.set_policy(sandbox.slot.link, sandbox.slot.outer, policy)
         sandbox.policy = policy
         sandbox.record().write(sandbox.directory)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from sandpit.node.contract import SandboxMetric
@@ -42,4 +41,4 @@ class Meter:
 def _disk_used(bundle: Path) -> int:
     """Bytes allocated for what the sandbox wrote: gVisor's file store, or crun's disk image."""
     files = [bundle / "disk.img", *(bundle / "disk").glob(".gvisor.filestore.*")]
-    return sum(os.stat(path).st_blocks * 512 for path in files if path.exists())
+    return sum(path.stat().st_blocks * 512 for path in files if path.exists())

@@ -28,12 +28,14 @@ class Pool:
         size: int,
         launch: Callable[[str], Awaitable[Sandbox]],
         discard: Callable[[Sandbox], Awaitable[None]],
+        has_room: Callable[[str], bool],
     ) -> None:
-        """`launch` starts one, `discard` ends one; both belong to the node."""
+        """`launch` starts one, `discard` ends one, `has_room` keeps all pools within the memory budget; they belong to the node."""
         self.build_id = build_id
         self._size = size
         self._launch = launch
         self._discard = discard
+        self._has_room = has_room
         self._ready: deque[Sandbox] = deque()
         self._wanted = asyncio.Event()
         self._closed = False
@@ -72,7 +74,7 @@ class Pool:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            while len(self._ready) < self._size:
+            while len(self._ready) < self._size and self._has_room(self.build_id):
                 try:
                     sandbox = await self._launch(self.build_id)
                 except (NodeError, OSError, TimeoutError) as error:

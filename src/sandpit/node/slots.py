@@ -92,7 +92,7 @@ class Slots:
     async def give_back(self, slot: Slot) -> None:
         """Take a slot back after its sandbox is dead; one that cannot be cleaned is destroyed, never lent again."""
         try:
-            await self._firewall.set_policy(slot.link, NetworkPolicy(deny_out=("0.0.0.0/0",)))
+            await self._firewall.set_policy(slot.link, slot.outer, NetworkPolicy(deny_out=("0.0.0.0/0",)))
             await self._forget_flows(slot)
             await self._address([slot])
         except CommandFailed:

@@ -17,14 +17,24 @@ from sandpit.node.config import NodeConfig
 from sandpit.node.contract import NodeError
 from sandpit.node.images import Image
 from sandpit.node.launcher import Launcher, Sandbox, Source
+from sandpit.node.trust import GUEST_BUNDLE
 
 log = logging.getLogger(__name__)
 
 START_COMMAND_TAG = "start_cmd"
 _READY_TIMEOUT = 600.0
+_RUNTIME_MB = 24
 _QUIET_SECONDS = 0.1
 _SETTLE_SECONDS = 15.0
 """How long a start command without a ready command gets before the snapshot (documentation of 2024)."""
+
+
+_SELF_TEST = """
+for round in 1 2 3; do
+  for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 0.05 & done; wait
+  [ "$(seq 2000 | sort -rn | tail -n 1 | tr -d '\\n' | wc -c)" -eq 1 ] || exit 1
+done
+"""
 
 
 class Templates:
@@ -47,6 +57,14 @@ class Templates:
                 self._sources[build_id] = await self._prepare(build_id)
         return self._sources[build_id]
 
+    def resident_mb(self, build_id: str) -> int:
+        """Memory, in MiB, that a sandbox of this build holds before anybody uses it: its snapshot, and the runtime's own."""
+        source = self._sources.get(build_id)
+        if source is None or source.snapshot is None:
+            return _RUNTIME_MB
+        manifest = json.loads((source.snapshot / "manifest.json").read_text())
+        return _RUNTIME_MB + (int(manifest["bytes"]) >> 20)
+
     async def _prepare(self, build_id: str) -> Source:
         image = images.load(self._config, build_id)
         layers = tuple(images.layer_paths(self._config, image))
@@ -59,10 +77,57 @@ class Templates:
             await self._take(cold, snapshot)
         return Source(image, layers, root, self._closure, snapshot)
 
+    async def start_up(self, sandbox: Sandbox) -> None:
+        """Bring a freshly booted sandbox to where its template's snapshot is taken. Raises: NodeError."""
+        image = sandbox.image
+        if self._config.trust.bundle:
+            await sandbox.agent.upload(GUEST_BUNDLE, self._config.trust.bundle)
+        env = {**self._config.trust.env, **image.env}
+        await sandbox.agent.claim(Identity("template", image.template_id, None, env, image.user, image.workdir))
+        user = image.start_user or image.user
+        if image.start_cmd is None:
+            return
+        await sandbox.agent.start(image.start_cmd, user=user, tag=START_COMMAND_TAG)
+        if image.ready_cmd is None:
+            await asyncio.sleep(_SETTLE_SECONDS)
+            return
+        deadline = time.monotonic() + _READY_TIMEOUT
+        while True:
+            status, output = await sandbox.agent.run(image.ready_cmd, user=user)
+            if status == 0:
+                return
+            if time.monotonic() > deadline:
+                raise NodeError(f"template {image.names} was not ready after {_READY_TIMEOUT:g} s: {output[-1000:]}")
+            await asyncio.sleep(0.25)
+
+    async def _self_test(self, sandbox: Sandbox) -> None:
+        """Refuse a runtime that cannot run real programs: some builds start, and fail with the first background job. Raises: NodeError."""
+        release = self._launcher.runtime_of(sandbox.image).release()
+        passed = self._config.data_dir / "selftest" / release
+        if passed.exists():
+            return
+        status, output = await sandbox.agent.run(_SELF_TEST, user="root")
+        if status:
+            raise NodeError(
+                f"the {sandbox.runtime} release {release[:12]} does not run programs reliably (self-test: status {status}, "
+                f"{output.strip()[-500:]}): install another release, see `sandpit doctor`"
+            )
+        passed.parent.mkdir(parents=True, exist_ok=True)
+        passed.touch()
+
     def _key(self, image: Image) -> str:
         """Names a snapshot by all that it depends on."""
         runtime = self._launcher.runtime_of(image)
-        parts = json.dumps([runtime.name, runtime.release(), self._closure.name, image.layers, _cpu_features()])
+        parts = json.dumps(
+            [
+                runtime.name,
+                runtime.release(),
+                self._closure.name,
+                image.layers,
+                _cpu_features(),
+                self._config.trust.key(),
+            ]
+        )
         return hashlib.sha256(parts.encode()).hexdigest()[:24]
 
     async def _take(self, cold: Source, snapshot: Path) -> None:
@@ -73,7 +138,8 @@ class Templates:
         staging.mkdir(parents=True)
         sandbox = await self._launcher.launch(cold)
         try:
-            await start_up(sandbox)
+            await self.start_up(sandbox)
+            await self._self_test(sandbox)
             runtime = self._launcher.runtime_of(cold.image)
             await _quiesce(sandbox)
             await runtime.checkpoint(sandbox.container_id, staging, leave_running=False)
@@ -101,27 +167,6 @@ async def _quiesce(sandbox: Sandbox) -> None:
     """
     await sandbox.agent.close()
     await asyncio.sleep(_QUIET_SECONDS)
-
-
-async def start_up(sandbox: Sandbox) -> None:
-    """Bring a freshly booted sandbox to where its template's snapshot is taken. Raises: NodeError."""
-    image = sandbox.image
-    await sandbox.agent.claim(Identity("template", image.template_id, None, image.env, image.user, image.workdir))
-    user = image.start_user or image.user
-    if image.start_cmd is None:
-        return
-    await sandbox.agent.start(image.start_cmd, user=user, tag=START_COMMAND_TAG)
-    if image.ready_cmd is None:
-        await asyncio.sleep(_SETTLE_SECONDS)
-        return
-    deadline = time.monotonic() + _READY_TIMEOUT
-    while True:
-        status, output = await sandbox.agent.run(image.ready_cmd, user=user)
-        if status == 0:
-            return
-        if time.monotonic() > deadline:
-            raise NodeError(f"template {image.names} was not ready after {_READY_TIMEOUT:g} s: {output[-1000:]}")
-        await asyncio.sleep(0.25)
 
 
 def _sync(directory: Path) -> None:

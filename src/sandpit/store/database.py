@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import event
+from sqlalchemy import StaticPool, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import sessionmaker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from sqlalchemy import Connection
+    from sqlalchemy.orm import Session
 
+T = TypeVar("T")
 SQLITE_PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=10000")
 
 
 class Database:
-    """The store. `read()` and `write()` give sessions; rows stay usable after their session has ended."""
+    """The store. `read()` and `write()` give sessions; rows stay usable after their session has ended.
+
+    SQLite must be a file: it is opened twice, for sessions and for `run()`.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = make_url(url)
@@ -31,6 +38,16 @@ class Database:
         if self._sqlite:
             event.listen(self._engine.sync_engine, "connect", _set_pragmas)
         self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
+        self._thread: ThreadPoolExecutor | None = None
+        if self._sqlite:
+            self._thread = ThreadPoolExecutor(1, "sandpit-store")
+            # One thread, but not always the same one: close() comes from another.
+            sync_engine = create_engine(
+                self._url.set(drivername="sqlite"), poolclass=StaticPool, connect_args={"check_same_thread": False}
+            )
+            event.listen(sync_engine, "connect", _set_pragmas)
+            self._sync_sessions = sessionmaker(sync_engine, expire_on_commit=False)
+            self._sync_engine = sync_engine
         # SQLite has one writer: queueing here is fair and wakes at once, its own busy handler polls.
         self._writer = asyncio.Lock()
 
@@ -43,6 +60,9 @@ class Database:
         return self
 
     async def close(self) -> None:
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.shutdown)
+            self._sync_engine.dispose()
         await self._engine.dispose()
 
     @asynccontextmanager
@@ -61,15 +81,21 @@ class Database:
         async with self._writer, self._sessions.begin() as session:
             yield session
 
-    @asynccontextmanager
-    async def write_plain(self) -> AsyncIterator[AsyncConnection]:
-        """As `write()`, but a bare connection: half the cost, for what is on the way of a create."""
-        if not self._sqlite:
-            async with self._engine.begin() as connection:
-                yield connection
-            return
-        async with self._writer, self._engine.begin() as connection:
-            yield connection
+    async def run(self, work: Callable[[Session], T]) -> T:
+        """Run `work` in one transaction, as a whole: for what requests wait for.
+
+        With SQLite, every statement of an `AsyncSession` changes threads several times, which costs milliseconds on a
+        busy machine; this changes threads once.
+        """
+        if self._thread is None:
+            async with self._sessions.begin() as session:
+                return await session.run_sync(work)
+        async with self._writer:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, work)
+
+    def _transact(self, work: Callable[[Session], T]) -> T:
+        with self._sync_sessions.begin() as session:
+            return work(session)
 
 
 def migrate(connection: Connection, revision: str = "head") -> None:

@@ -13,6 +13,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from sandpit.guest.agent.identity import use_resolver
 from sandpit.guest.agent.relay import Relay
 from sandpit.guest.agent.server import build_app
 from sandpit.guest.agent.state import AgentState
@@ -40,6 +41,7 @@ async def serve(host: str, port: int, relay_port: int, gateway: str) -> None:
     # Not add_signal_handler: uvloop keeps SIGCHLD for its own subprocesses, of which there are none.
     signal.signal(signal.SIGCHLD, lambda *_: loop.call_soon_threadsafe(app.state.processes.reap))
     app.state.processes.reap()
+    use_resolver(gateway)
     config = Config(
         app,
         http="httptools",

@@ -83,7 +83,18 @@ def _write_hosts(name: str) -> None:
         _warn(f"/etc/hosts is not readable: {error}")
         return
     lines = [line for line in lines if not line.endswith(_HOSTS_MARK)]
-    _write(hosts, "\n".join([*lines, f"127.0.1.1 {name} {_HOSTS_MARK}", ""]))
+    names = dict.fromkeys((name, socket.gethostname()))  # two, when the kernel's could not be changed
+    _write(hosts, "\n".join([*lines, f"127.0.1.1 {' '.join(names)} {_HOSTS_MARK}", ""]))
+
+
+def use_resolver(gateway: str) -> None:
+    """Have names answered by the node: no other name server is reachable from every sandbox."""
+    if os.getpid() != 1:
+        return  # not in a sandbox: /etc is somebody else's
+    path = Path("/etc/resolv.conf")
+    if path.is_symlink():
+        path.unlink()
+    _write(path, f"nameserver {gateway}\n")
 
 
 def _publish(state: AgentState) -> None:

@@ -146,7 +146,7 @@ def _config(message: Message) -> Config:
         raise ConnectError("invalid_argument", "arguments and environment values must be strings")
     if not cmd:
         raise ConnectError("invalid_argument", "the command is empty")
-    if bad := next((name for name in envs if not name or "=" in name), None) is not None:
+    if (bad := next((name for name in envs if not name or "=" in name), None)) is not None:
         raise ConnectError("invalid_argument", f"not a name of an environment variable: {bad!r}")
     cwd, tag = fields.optional(process, "cwd", str), fields.optional(message, "tag", str)
     return Config(cmd, args, envs, cwd, tag)

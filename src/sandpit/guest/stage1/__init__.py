@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
+from pathlib import Path
 
 _MS_BIND = 0x1000
 _MS_REC = 0x4000
@@ -16,8 +17,8 @@ _MS_NOSUID = 0x2
 _MS_NODEV = 0x4
 _MNT_DETACH = 0x2
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-_DISK = "/.disk"
-_ROOT = f"{_DISK}/root"
+_DISK = Path("/.disk")
+_ROOT = _DISK / "root"
 _KEPT = (".sandpit", "proc", "sys", "dev")
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -26,38 +27,39 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def enter() -> None:
     """Make the overlay the root of this process. Raises: OSError: the sandbox must not start half-made."""
     for name in ("upper", "work", "root"):
-        os.mkdir(f"{_DISK}/{name}")
-    os.chmod(f"{_DISK}/upper", 0o755)
-    os.mknod(f"{_DISK}/upper{_DISK}", stat.S_IFCHR)  # a whiteout: not seen in the new root
+        (_DISK / name).mkdir(mode=0o755)
+    os.mknod(_DISK / "upper" / _DISK.name, stat.S_IFCHR)  # a whiteout: not seen in the new root
     _mount("overlay", _ROOT, "overlay", 0, f"lowerdir=/,upperdir={_DISK}/upper,workdir={_DISK}/work")
     for name in _KEPT:
-        target = f"{_ROOT}/{name}"
-        if os.path.islink(target) or (os.path.exists(target) and not os.path.isdir(target)):
-            os.unlink(target)
-        os.makedirs(target, mode=0o755, exist_ok=True)
+        target = _ROOT / name
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            target.unlink()
+        target.mkdir(mode=0o755, exist_ok=True)
         _mount(f"/{name}", target, None, _MS_BIND | _MS_REC, None)
-    os.makedirs(f"{_ROOT}/dev/shm", mode=0o1777, exist_ok=True)
-    _mount("shm", f"{_ROOT}/dev/shm", "tmpfs", _MS_NOSUID | _MS_NODEV, f"mode=1777,size={_memory_kib() // 2}k")
+    shared = _ROOT / "dev" / "shm"
+    shared.mkdir(mode=0o1777, exist_ok=True)
+    _mount("shm", shared, "tmpfs", _MS_NOSUID | _MS_NODEV, f"mode=1777,size={_memory_kib() // 2}k")
     os.chdir(_ROOT)
     # Stacking the old root on the new one and detaching it needs no directory of the image (pivot_root(2), notes).
     _check(_libc.syscall(ctypes.c_long(_SYS_PIVOT_ROOT[os.uname().machine]), b".", b"."), "pivot_root")
     _check(_libc.umount2(b".", _MNT_DETACH), "detach the old root")
     os.chdir("/")
     for name, mode in (("tmp", 0o1777), ("run", 0o755), ("root", 0o700)):
-        if not os.path.lexists(f"/{name}"):
-            os.mkdir(f"/{name}")
-            os.chmod(f"/{name}", mode)
+        path = Path("/", name)
+        if not path.is_symlink() and not path.exists():
+            path.mkdir()
+            path.chmod(mode)
 
 
 def _memory_kib() -> int:
-    with open("/proc/meminfo") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("MemTotal:"))
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("MemTotal:"))
 
 
-def _mount(source: str, target: str, kind: str | None, flags: int, options: str | None) -> None:
+def _mount(source: str, target: Path, kind: str | None, flags: int, options: str | None) -> None:
     status = _libc.mount(
         source.encode(),
-        target.encode(),
+        os.fsencode(target),
         kind.encode() if kind else None,
         ctypes.c_ulong(flags),
         options.encode() if options else None,

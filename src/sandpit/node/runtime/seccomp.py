@@ -22,9 +22,10 @@ _NEW_NAMESPACES = 0x7E020000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET (clone(2))."""
 
 REFUSED = frozenset({
-    "add_key", "bpf", "clone", "clone3", "fsconfig", "fsmount", "fsopen", "fspick", "io_uring_enter", "io_uring_register", "io_uring_setup",
-    "keyctl", "mount", "mount_setattr", "move_mount", "name_to_handle_at", "open_by_handle_at", "open_tree", "perf_event_open", "pivot_root",
-    "request_key", "setns", "umount", "umount2", "unshare", "userfaultfd", "vmsplice",
+    "add_key", "bpf", "clone", "clone3", "fsconfig", "fsmount", "fsopen", "fspick", "io_uring_enter",
+    "io_uring_register", "io_uring_setup", "keyctl", "mount", "mount_setattr", "move_mount", "name_to_handle_at",
+    "open_by_handle_at", "open_tree", "perf_event_open", "pivot_root", "request_key", "setns", "umount", "umount2",
+    "unshare", "userfaultfd", "vmsplice",
 })  # fmt: skip
 
 

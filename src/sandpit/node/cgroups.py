@@ -23,6 +23,7 @@ class Usage:
     cache: int
     cpu_seconds: float
     out_of_memory_kills: int
+    refused_forks: int
 
 
 def is_unified() -> bool:
@@ -128,17 +129,18 @@ class Cgroup:
 
     def usage(self) -> Usage:
         """Measure now. Raises: OSError when the group is gone."""
+        refused = _flat(self._in("pids") / "pids.events").get("max", 0)
         if is_unified():
             stat = _flat(self._in("memory") / "memory.stat")
             cpu = _flat(self._in("cpu") / "cpu.stat")["usage_usec"] / 1e6
             current = int((self._in("memory") / "memory.current").read_text())
             kills = _flat(self._in("memory") / "memory.events").get("oom_kill", 0)
-            return Usage(current, stat.get("file", 0) - stat.get("shmem", 0), cpu, kills)
+            return Usage(current, stat.get("file", 0) - stat.get("shmem", 0), cpu, kills, refused)
         stat = _flat(self._in("memory") / "memory.stat")
         cpu = int((self._in("cpuacct") / "cpuacct.usage").read_text()) / 1e9
         current = int((self._in("memory") / "memory.usage_in_bytes").read_text())
         kills = _flat(self._in("memory") / "memory.oom_control").get("oom_kill", 0)
-        return Usage(current, stat.get("cache", 0) - stat.get("shmem", 0), cpu, kills)
+        return Usage(current, stat.get("cache", 0) - stat.get("shmem", 0), cpu, kills, refused)
 
 
 def _flat(path: Path) -> dict[str, int]:

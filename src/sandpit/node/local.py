@@ -155,6 +155,7 @@ class LocalNode:
         identity = Identity(spec.sandbox_id, spec.template_id, spec.access_token, env, image.user, image.workdir)
         sandbox.sandbox_id = spec.sandbox_id
         sandbox.record().write(sandbox.directory)
+        await self._launcher.runtime_of(image).name_host(sandbox.process, spec.sandbox_id)
         await sandbox.agent.claim(identity)
         self._keep(sandbox)
 
@@ -284,6 +285,9 @@ def _matches(name: str, pattern: str) -> bool:
 
 def _why(sandbox: Sandbox) -> str:
     with contextlib.suppress(OSError):
-        if sandbox.cgroup.usage().out_of_memory_kills:
+        usage = sandbox.cgroup.usage()
+        if usage.out_of_memory_kills:
             return f"out of memory (limit {sandbox.image.memory_mb} MiB)"
+        if usage.refused_forks:
+            return f"too many processes (limit {sandbox.image.pids})"
     return "its first process ended"

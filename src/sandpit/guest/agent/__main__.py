@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import sys
+from pathlib import Path
 
 import uvloop
 from uvicorn.config import Config
@@ -18,6 +19,8 @@ from sandpit.guest.agent.relay import Relay
 from sandpit.guest.agent.server import build_app
 from sandpit.guest.agent.state import AgentState
 
+LOG = Path("/run/sandpit/agent.log")
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
 _KEEP_ALIVE_S = 3600
 """The edge keeps connections for reuse; it decides when one is too old."""
 
@@ -62,8 +65,22 @@ async def serve(host: str, port: int, relay_port: int, gateway: str) -> None:
     relay = await loop.create_server(lambda: Relay(gateway), host, relay_port, backlog=2048)
     ports = [server.sockets[0].getsockname()[1] for server in (http, relay)]
     sys.stderr.write(f"sandpit agent: listening on {host}, port {ports[0]}, relay {ports[1]}\n")
+    if os.getpid() == 1:
+        leave_host_output()
     async with http, relay:
         await http.serve_forever()
+
+
+def leave_host_output() -> None:
+    """Write to a file of the sandbox from now on.
+
+    Until here output goes to a file of the host, whose size nothing limits, and root in the sandbox can open our descriptors.
+    """
+    LOG.parent.mkdir(parents=True, exist_ok=True)
+    for number, path, flags in ((0, os.devnull, os.O_RDONLY), (1, LOG, _APPEND), (2, LOG, _APPEND)):
+        descriptor = os.open(path, flags, 0o600)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
 
 
 def _options() -> argparse.Namespace:

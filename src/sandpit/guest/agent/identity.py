@@ -65,9 +65,10 @@ def _text(body: dict[str, Any], name: str) -> str | None:
 def _name_host(name: str) -> None:
     """Make `name` the host name, and give the machine an id of its own."""
     try:
-        socket.sethostname(name)
-    except PermissionError:
-        _warn("the kernel's host name stays: the runtime did not grant CAP_SYS_ADMIN")
+        if socket.gethostname() != name:
+            socket.sethostname(name)
+    except OSError as error:
+        _warn(f"the kernel's host name stays: {error}")
     _write(Path("/etc/hostname"), f"{name}\n")
     # The same sandbox keeps its id over pause and resume; a fork has another name, and so another id.
     _write(Path("/etc/machine-id"), hashlib.sha256(f"machine {name}".encode()).hexdigest()[:32] + "\n")

@@ -72,5 +72,8 @@ class Runtime(Protocol):
     async def checkpoint(self, container_id: str, image: Path, *, leave_running: bool) -> None:
         """Write a checkpoint into the empty directory `image`. Raises: RuntimeFailed, SnapshotUnsupported."""
 
+    async def name_host(self, process: ProcessId, name: str) -> None:
+        """Set a running container's host name, if its own root may not. Raises: OSError."""
+
     async def forget(self, plan_bundle: Path, container_id: str) -> None:
         """Remove what the runtime keeps about a container whose processes are dead."""

@@ -12,11 +12,12 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sandpit.node import mounts
+from sandpit.node import mounts, namespaces
 from sandpit.node.cgroups import Cgroup, LimitValues
 from sandpit.node.commands import run
 from sandpit.node.processes import ProcessId
@@ -100,6 +101,14 @@ class Crun:
     async def checkpoint(self, container_id: str, image: Path, *, leave_running: bool) -> None:
         """See Runtime."""
         raise SnapshotUnsupported("crun sandboxes have no live snapshots on this machine")
+
+    async def name_host(self, process: ProcessId, name: str) -> None:
+        """See Runtime. It takes CAP_SYS_ADMIN, which root in the container lacks."""
+        executor = ThreadPoolExecutor(1)  # the thread stays in the container's namespace, so it must not be used again
+        try:
+            await asyncio.get_running_loop().run_in_executor(executor, namespaces.set_host_name, process.pid, name)
+        finally:
+            executor.shutdown(wait=False)
 
     async def forget(self, plan_bundle: Path, container_id: str) -> None:
         """See Runtime."""

@@ -125,6 +125,9 @@ class Gvisor:
             arguments.append("--leave-running")
         await self._run(image, "checkpoint", *arguments, container_id)
 
+    async def name_host(self, process: ProcessId, name: str) -> None:
+        """See Runtime. The guest does it."""
+
     async def forget(self, plan_bundle: Path, container_id: str) -> None:
         """See Runtime. `runsc delete` waits for seconds; what it would remove is removed here."""
         for path in (*self._state_dir.glob(f"{container_id}_sandbox*"), self._state_dir / f"runsc-{container_id}.sock"):

@@ -1,0 +1,194 @@
+"""Sandboxes outlive their server; what a crash leaves half-made is tidied up."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.machines import Machine
+from tests.node.conftest import base
+
+from sandpit.node.contract import NetworkPolicy, NodeError, UnknownSandbox, UnknownTemplateBuild
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.machines import Box
+
+    Create = Callable[..., Box]
+
+
+@pytest.fixture
+def own(built_images: None, runtime: str) -> Iterator[Machine]:
+    """A node of its own, started."""
+    machine = Machine.make([base(runtime)])
+    machine.start()
+    yield machine
+    machine.stop()
+    machine.remove()
+
+
+def wait_for(what: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
+def test_sandboxes_go_on_without_their_node(own: Machine) -> None:
+    [image] = own.images
+    box = own.create(image.build_id, NetworkPolicy(deny_out=("198.51.100.0/24",)))
+    box.sh("echo kept > /root/file; (sleep 1000 >/dev/null 2>&1 &)")
+    first = box.first_process
+    own.stop(kill_sandboxes=False)
+    [found] = own.start()
+    assert found.sandbox_id == box.id
+    assert found.address == box.info.address
+    again = own.box(found)
+    assert again.first_process == first
+    assert again.sh("cat /root/file; pgrep -c sleep") == "kept\n1"
+    assert own.node._sandboxes[box.id].policy == NetworkPolicy(deny_out=("198.51.100.0/24",))
+    other = own.create(image.build_id)
+    assert other.info.address != again.info.address
+    assert other.sh("echo on") == "on"
+
+
+def test_sandboxes_that_died_meanwhile_are_tidied(own: Machine) -> None:
+    [image] = own.images
+    box = own.create(image.build_id)
+    processes = box.processes
+    own.stop(kill_sandboxes=False)
+    for pid in processes:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    assert own.start() == []
+    assert list((own.data_dir / "sandboxes").iterdir()) == []
+
+
+@pytest.mark.parametrize("record", [None, "", "{", "{}", "[]", '{"container_id": "x", "surprise": 1}', '"text"', "\x00\x01"])
+def test_unusable_records_are_tidied(own: Machine, record: str | None) -> None:
+    own.stop()
+    directory = own.data_dir / "sandboxes/c0123456789abcdef"
+    (directory / "bundle/disk").mkdir(parents=True)
+    if record is not None:
+        (directory / "record.json").write_text(record)
+    assert own.start() == []
+    assert not directory.exists()
+
+
+def test_a_record_that_lost_its_process_leaves_nothing_running(own: Machine) -> None:
+    """A crash between the start of a container and the second write of its record."""
+    [image] = own.images
+    box = own.create(image.build_id)
+    directory, processes = box.directory, box.processes
+    own.stop(kill_sandboxes=False)
+    record = json.loads((directory / "record.json").read_text())
+    (directory / "record.json").write_text(json.dumps({**record, "pid": None, "start_ticks": None, "sandbox_id": None}))
+    assert own.start() == []
+    assert not directory.exists()
+    wait_for(lambda: not any(_runs(pid) for pid in processes))
+
+
+def test_a_pid_that_belongs_to_another_process_now_is_left_alone(own: Machine) -> None:
+    [image] = own.images
+    own.stop()
+    directory = own.data_dir / "sandboxes/c0123456789abcdef"
+    directory.mkdir()
+    record = {"container_id": directory.name, "build_id": image.build_id, "runtime": image.runtime, "slot": 1}
+    record |= {"pid": os.getpid(), "start_ticks": 1, "sandbox_id": "old"}
+    (directory / "record.json").write_text(json.dumps(record))
+    assert own.start() == []
+    assert not directory.exists()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_killing_a_sandbox_from_outside_is_told(create: Create, machine: Machine) -> None:
+    box, neighbour = create(), create()
+    directory = box.directory
+    os.kill(box.first_process, signal.SIGKILL)
+    wait_for(lambda: box.id in machine.gone)
+    assert machine.gone[box.id] == "its first process ended"
+    wait_for(lambda: not directory.exists())
+    with pytest.raises(UnknownSandbox):
+        box.kill()
+    with pytest.raises(UnknownSandbox):
+        box.metrics()
+    assert neighbour.sh("echo on") == "on"
+
+
+def test_a_sandbox_whose_first_process_is_killed_inside(create: Create, machine: Machine) -> None:
+    """PID 1 ignores signals from inside, as the init process of Linux does."""
+    box = create()
+    box.run("kill -9 1; kill -TERM 1; kill -INT 1; kill -HUP 1")
+    if box.id not in machine.gone:
+        assert box.sh("echo on") == "on"
+
+
+def test_unknown_builds(machine: Machine) -> None:
+    for build in ("nothing", "", "../base", "a" * 65, "A/B"):
+        with pytest.raises(UnknownTemplateBuild):
+            machine.create(build)
+
+
+def test_a_missing_layer_is_named(machine: Machine, runtime: str) -> None:
+    machine.add(base(runtime, build_id=f"broken-{runtime}", layers=("0" * 32,)))
+    with pytest.raises(NodeError, match="layer 0+ .* is missing"):
+        machine.create(f"broken-{runtime}")
+
+
+@pytest.fixture
+def snapshot_owner(built_images: None) -> Iterator[Machine]:
+    machine = Machine.make([base("gvisor")])
+    machine.start()
+    yield machine
+    machine.stop()
+    machine.remove()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty directory", "flipped", "half-written"])
+def test_damaged_snapshots_cost_time_only(
+    snapshot_owner: Machine, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine = snapshot_owner
+    machine.create("base-gvisor").kill()
+    [snapshot] = (machine.data_dir / "snapshots/base-gvisor").iterdir()
+    for path in snapshot.iterdir():
+        if path.name == "manifest.json":
+            if damage == "half-written":
+                path.unlink()
+        elif damage == "truncated":
+            os.truncate(path, path.stat().st_size // 2)
+        elif damage == "empty directory":
+            path.unlink()
+        elif damage == "flipped":
+            content = path.read_bytes()
+            path.write_bytes(bytes(255 - byte for byte in content[:4096]) + content[4096:])
+    if damage == "half-written":
+        machine.stop()
+        machine.start()
+    box = machine.create("base-gvisor")
+    assert box.sh("echo on") == "on"
+    assert box.sh("hostname") == box.id
+    if damage != "half-written":
+        assert any("does not restore" in record.message for record in caplog.records)
+
+
+def test_a_removed_snapshot_directory(snapshot_owner: Machine) -> None:
+    machine = snapshot_owner
+    machine.create("base-gvisor").kill()
+    shutil.rmtree(machine.data_dir / "snapshots/base-gvisor")
+    assert machine.create("base-gvisor").sh("echo on") == "on"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sandpit.node import images
 from sandpit.node.admission import Admission
-from sandpit.node.agent import Agent, Identity
+from sandpit.node.agent import Agent, AgentUnavailable, Identity
 from sandpit.node.config import NodeConfig
 from sandpit.node.contract import (
     NetworkPolicy,
@@ -53,6 +53,9 @@ class LocalNode:
         self._dns = DnsRelay(self._may_resolve, self._resolved)
         self._meter = Meter()
         self._tasks = Tasks()
+        """Work that must come to its end: cleaning up."""
+        self._standing = Tasks()
+        """Work that goes on until the node stops: watching, refilling pools."""
         self._sandboxes: dict[str, Sandbox] = {}
         self._pools: dict[str, Pool] = {}
         self._callbacks: list[SandboxGone] = []
@@ -122,9 +125,7 @@ class LocalNode:
             await pool.close()
         if kill_sandboxes:
             await asyncio.gather(*(self.kill(sandbox_id) for sandbox_id in list(self._sandboxes)))
-        watchers = [task for task in asyncio.all_tasks() if task.get_name().startswith(("watch ", "pool of "))]
-        for task in watchers:
-            task.cancel()
+        await self._standing.close()
         await self._tasks.drain()
         for sandbox in self._sandboxes.values():
             await sandbox.agent.close()
@@ -136,14 +137,21 @@ class LocalNode:
     async def create(self, spec: SandboxSpec) -> RunningSandbox:
         """See Node."""
         images.load(self._config, spec.build_id)
-        pooled = self._pool(spec.build_id).take()
-        sandbox = pooled or await self._start(spec.build_id)
+        while (pooled := self._pool(spec.build_id).take()) is not None:
+            try:
+                return await self._hand_out(pooled, spec, warm=True)
+            except AgentUnavailable as error:
+                log.warning("a waiting sandbox of %s does not answer, taking another: %s", spec.build_id, error)
+        return await self._hand_out(await self._start(spec.build_id), spec, warm=False)
+
+    async def _hand_out(self, sandbox: Sandbox, spec: SandboxSpec, *, warm: bool) -> RunningSandbox:
+        """Claim a sandbox; one that cannot be claimed is ended. Raises: AgentUnavailable, NodeError."""
         try:
             await self._claim(sandbox, spec)
         except BaseException:
             self._tasks.spawn(self._finish(sandbox), f"discard {sandbox.container_id}")
             raise
-        return RunningSandbox(spec.sandbox_id, sandbox.address, started_warm=pooled is not None)
+        return RunningSandbox(spec.sandbox_id, sandbox.address, started_warm=warm)
 
     async def _claim(self, sandbox: Sandbox, spec: SandboxSpec) -> None:
         """Make a sandbox that belongs to nobody the one that was asked for."""
@@ -154,6 +162,7 @@ class LocalNode:
         env = {**self._config.trust.env, **image.env, **spec.env}
         identity = Identity(spec.sandbox_id, spec.template_id, spec.access_token, env, image.user, image.workdir)
         sandbox.sandbox_id = spec.sandbox_id
+        self._launcher.wake(sandbox)
         sandbox.record().write(sandbox.directory)
         await self._launcher.runtime_of(image).name_host(sandbox.process, spec.sandbox_id)
         await sandbox.agent.claim(identity)
@@ -163,7 +172,7 @@ class LocalNode:
         """A sandbox that has an owner: found by id, watched."""
         assert sandbox.sandbox_id is not None
         self._sandboxes[sandbox.sandbox_id] = sandbox
-        self._tasks.spawn(self._watch(sandbox), f"watch {sandbox.sandbox_id}")
+        self._standing.spawn(self._watch(sandbox), f"watch {sandbox.sandbox_id}")
 
     async def _watch(self, sandbox: Sandbox) -> None:
         """Tell when a sandbox ends on its own."""
@@ -182,17 +191,15 @@ class LocalNode:
         """Start a sandbox that belongs to nobody yet; waits its turn. Raises: CapacityExhausted, NodeError."""
         source = await self._templates.source(build_id)
         async with self._admission.turn(source.image):
+            if source.snapshot is None:
+                return await self._boot(source)
             try:
                 return await self._launcher.launch(source)
-            except RuntimeFailed as error:
-                if source.snapshot is None:
-                    raise
-                return await self._boot_instead(source, error)
-
-    async def _boot_instead(self, source: Source, error: RuntimeFailed) -> Sandbox:
-        """A snapshot that does not restore costs time, not the sandbox."""
-        log.warning("the snapshot of %s does not restore, booting cold: %s", source.image.names, error)
-        return await self._boot(replace(source, snapshot=None))
+            except (RuntimeFailed, AgentUnavailable) as error:
+                # A snapshot that does not restore costs time, not the sandbox.
+                log.warning("the snapshot of %s does not restore, booting cold: %s", source.image.names, error)
+                self._templates.distrust(source)
+                return await self._boot(replace(source, snapshot=None))
 
     async def _boot(self, source: Source) -> Sandbox:
         sandbox = await self._launcher.launch(source)
@@ -208,7 +215,7 @@ class LocalNode:
             pool = Pool(build_id, self._config.pool_size, self._start, self._finish, self._pool_has_room)
             self._pools[build_id] = pool
             if not self._stopping:
-                pool.run(self._tasks)
+                pool.run(self._standing)
         return self._pools[build_id]
 
     def _pool_has_room(self, build_id: str) -> bool:

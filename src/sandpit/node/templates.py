@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 START_COMMAND_TAG = "start_cmd"
 _READY_TIMEOUT = 600.0
+_MANIFEST = "manifest.json"
+"""Its presence makes a snapshot complete."""
 _RUNTIME_MB = 24
 _QUIET_SECONDS = 0.1
 _SETTLE_SECONDS = 15.0
@@ -57,12 +59,19 @@ class Templates:
                 self._sources[build_id] = await self._prepare(build_id)
         return self._sources[build_id]
 
+    def distrust(self, source: Source) -> None:
+        """Forget a snapshot that did not restore; the next start takes a new one."""
+        if self._sources.get(source.image.build_id) is not source or source.snapshot is None:
+            return
+        del self._sources[source.image.build_id]
+        (source.snapshot / _MANIFEST).unlink(missing_ok=True)
+
     def resident_mb(self, build_id: str) -> int:
         """Memory, in MiB, that a sandbox of this build holds before anybody uses it: its snapshot, and the runtime's own."""
         source = self._sources.get(build_id)
         if source is None or source.snapshot is None:
             return _RUNTIME_MB
-        manifest = json.loads((source.snapshot / "manifest.json").read_text())
+        manifest = json.loads((source.snapshot / _MANIFEST).read_text())
         return _RUNTIME_MB + (int(manifest["bytes"]) >> 20)
 
     async def _prepare(self, build_id: str) -> Source:
@@ -73,7 +82,7 @@ class Templates:
         if not self._launcher.runtime_of(image).snapshots():
             return cold
         snapshot = self._config.snapshots_dir / build_id / self._key(image)
-        if not (snapshot / "manifest.json").exists():
+        if not (snapshot / _MANIFEST).exists():
             await self._take(cold, snapshot)
         return Source(image, layers, root, self._closure, snapshot)
 
@@ -134,7 +143,8 @@ class Templates:
         """Boot, run the start command, wait until ready, checkpoint. The snapshot appears whole or not at all."""
         began = time.monotonic()
         staging = snapshot.with_name(f"{snapshot.name}.new")
-        await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
+        # Snapshots of the same build for another runtime, closure or processor: nobody restores them any more.
+        await asyncio.to_thread(shutil.rmtree, snapshot.parent, ignore_errors=True)
         staging.mkdir(parents=True)
         sandbox = await self._launcher.launch(cold)
         try:
@@ -153,7 +163,7 @@ class Templates:
             "release": runtime.release(),
             "bytes": size,
         }
-        (staging / "manifest.json").write_text(json.dumps(manifest))
+        (staging / _MANIFEST).write_text(json.dumps(manifest))
         await asyncio.to_thread(_sync, staging)
         staging.rename(snapshot)
         log.info("snapshot of %s: %d MiB in %.1f s", cold.image.names, size >> 20, time.monotonic() - began)

@@ -216,7 +216,12 @@ class Crun:
         try:
             async with asyncio.timeout(60):
                 status = await process.wait()
-        except (TimeoutError, asyncio.CancelledError):
+        except TimeoutError:
+            process.kill()
+            raise RuntimeFailed(
+                f"crun run did not finish in time: {log.read_text(errors='replace').strip()[-2000:]}"
+            ) from None
+        except asyncio.CancelledError:
             process.kill()
             raise
         if status:

@@ -187,7 +187,12 @@ class Gvisor:
         try:
             async with asyncio.timeout(120):
                 status = await process.wait()
-        except (TimeoutError, asyncio.CancelledError):
+        except TimeoutError:
+            process.kill()
+            raise RuntimeFailed(
+                f"runsc {command} did not finish in time: {log.read_text(errors='replace').strip()[-2000:]}"
+            ) from None
+        except asyncio.CancelledError:
             process.kill()
             raise
         if status:

@@ -37,6 +37,14 @@ def server(log_level: LogLevel = "info") -> None:
 
 
 @app.command()
+def prepare() -> None:
+    """Install the programs that this machine lacks, and build the templates that come with Sandpit."""
+    from sandpit.cli.prepare import prepare
+
+    prepare()
+
+
+@app.command()
 def up(timeout: Timeout = 180.0) -> None:
     """Start the server in the background, unless it runs."""
     from sandpit.cli.daemon import up

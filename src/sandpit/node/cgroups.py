@@ -7,6 +7,7 @@ everything in them, and to remove them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from dataclasses import dataclass
@@ -92,6 +93,14 @@ class Cgroup:
             return [int(line) for line in (self._in("pids") / "cgroup.procs").read_text().split()]
         except OSError:
             return []
+
+    def set_timer_slack(self, seconds: float) -> None:
+        """Let timers of everything in the group fire this much late, so that wake-ups fall together (proc(5), timerslack_ns)."""
+        value = str(int(seconds * 1e9))
+        for pid in self.processes():
+            for thread in Path(f"/proc/{pid}/task").glob("*"):
+                with contextlib.suppress(OSError):  # a thread that has just ended
+                    Path(f"/proc/{thread.name}/timerslack_ns").write_text(value)
 
     def kill(self) -> None:
         """Send SIGKILL to everything in the group."""

@@ -56,6 +56,7 @@ table ip {self._name} {{
   set named {{ type ipv4_addr; }}
   chain forward {{
     type filter hook forward priority -10; policy accept;
+    iifname {self._links} tcp flags syn tcp option maxseg size set rt mtu
     iifname {self._links} jump outbound
     oifname {self._links} ct state established,related accept
     oifname {self._links} drop

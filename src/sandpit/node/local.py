@@ -154,6 +154,7 @@ class LocalNode:
         env = {**self._config.trust.env, **image.env, **spec.env}
         identity = Identity(spec.sandbox_id, spec.template_id, spec.access_token, env, image.user, image.workdir)
         sandbox.sandbox_id = spec.sandbox_id
+        self._launcher.wake(sandbox)
         sandbox.record().write(sandbox.directory)
         await sandbox.agent.claim(identity)
         self._keep(sandbox)

@@ -118,11 +118,12 @@ class Slots:
                 "or configure a larger sandbox network"
             )
         slots = [self._slot(number) for number in numbers]
+        mtu = await _uplink_mtu()
         lines = []
         for slot in slots:
             lines += [
                 f"netns add {slot.namespace}",
-                f"link add {slot.link} type veth peer name eth0 netns {slot.namespace}",
+                f"link add {slot.link} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {slot.namespace}",
                 f"link set {slot.link} up",
                 f"addr add {GATEWAY_ADDRESS}/32 dev {slot.link}",
                 f"route add {slot.outer}/32 via {INNER_ADDRESS} dev {slot.link} onlink",
@@ -171,3 +172,12 @@ class Slots:
         slots = list(self._free) + ([] if keep_used else list(self._used.values()))
         self._free.clear()
         await self._destroy(slots, ruled=True)
+
+
+async def _uplink_mtu() -> int:
+    """The largest packet that leaves this host whole: with larger ones, big first packets (TLS with post-quantum keys) get lost."""
+    for line in (await run("ip", "-o", "route", "show", "default")).splitlines():
+        words = line.split()
+        if "dev" in words:
+            return int(Path("/sys/class/net", words[words.index("dev") + 1], "mtu").read_text())
+    return 1500

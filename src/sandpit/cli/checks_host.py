@@ -46,6 +46,8 @@ def _gvisor(settings: Settings) -> Result:
     from sandpit.build.hosttools import runsc_version
     from sandpit.node.assemble import find_runsc
 
+    if settings.runtime == "crun":
+        return Result("ok", "not used: SANDPIT_RUNTIME is crun")
     binary = find_runsc(settings.data_dir)
     if binary is None:
         return Result("failed", "runsc is not installed", "sandpit prepare")
@@ -65,12 +67,11 @@ def _crun(_: Settings) -> Result:
 
 
 def _templates(settings: Settings) -> Result:
-    names = []
-    for image in sorted((settings.data_dir / "images").glob("*/image.json")):
-        names.append(str(json.loads(image.read_text())["names"][0]))
+    images = (settings.data_dir / "images").glob("*/image.json")
+    names = {str(json.loads(image.read_text())["names"][0]) for image in images}
     if not names:
         return Result("failed", f"none below {settings.data_dir}", "sandpit prepare")
-    return Result("ok", ", ".join(sorted(set(names))))
+    return Result("ok", ", ".join(sorted(names)))
 
 
 def _kvm(_: Settings) -> Result:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+import sandpit
 from sandpit.cli.errors import CliError
 from sandpit.cli.local import Process, address, control, find_process, load_settings, need_root, read_state
-from sandpit.places import log_file
+from sandpit.places import log_file, state_file
 
 if TYPE_CHECKING:
     from sandpit.settings import Settings
@@ -23,23 +24,51 @@ _LOG_BYTES = 10 << 20
 _PAUSE = 0.05
 
 
-def up(timeout: float) -> None:
-    """Start the server unless it runs, and wait until it answers. Raises: CliError with the end of its log."""
+def up(timeout: float, *, refresh: bool = False) -> None:
+    """Start the server unless it runs, and wait until it answers. Raises: CliError with the end of its log.
+
+    One that started before Sandpit's code or templates last changed is restarted if `refresh` says so.
+    """
     settings = load_settings()
     need_root("starting the server")
     if (process := find_process(settings)) is not None:
-        process.close()
-        state = _await_ready(settings, process.pid, None, timeout)
-        _tell("running already", state)
-        return
+        try:
+            state = _await_ready(settings, process.pid, None, timeout)
+            outdated = _is_outdated(settings)
+            if not (outdated and refresh):
+                _tell("running already", state)
+                if outdated:
+                    typer.echo("  It is older than Sandpit's files: `sandpit up --refresh` restarts it")
+                return
+            _stop(settings, process, sandboxes=False, timeout=timeout)
+        finally:
+            process.close()
     started = time.monotonic()
-    child, offset = _spawn(settings, {})
+    _, state = _start(settings, timeout, {})
+    _tell(f"started in {time.monotonic() - started:.1f} s", state)
+
+
+def _is_outdated(settings: Settings) -> bool:
+    """Whether files of Sandpit, or the set of template builds, are newer than the running server."""
+    since = state_file(settings).stat().st_mtime
+    changed = [path for path in Path(sandpit.__file__).parent.rglob("*.py") if path.stat().st_mtime > since]
+    images = settings.data_dir / "images"
+    return bool(changed) or (images.exists() and images.stat().st_mtime > since)
+
+
+def _start(
+    settings: Settings, timeout: float, environment: dict[str, str]
+) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
+    """Start a server and wait until it answers. Raises: CliError with the end of its log."""
+    child, offset = _spawn(settings, environment)
     try:
-        state = _await_ready(settings, child.pid, child, timeout)
+        return child, _await_ready(settings, child.pid, child, timeout)
     except CliError as error:
         _end_child(child)
-        raise CliError(f"{error.args[0].removeprefix('error: ')}\n{_log_tail(settings, offset)}") from None
-    _tell(f"started in {time.monotonic() - started:.1f} s", state)
+        raise CliError(f"{error.message}\n{_log_tail(settings, offset)}") from None
+    except BaseException:  # interrupted: a server that nobody has been told about must not stay
+        _end_child(child)
+        raise
 
 
 def _tell(what: str, state: dict[str, Any]) -> None:
@@ -150,10 +179,5 @@ def _stop(settings: Settings, process: Process, *, sandboxes: bool, timeout: flo
 def _serve_to_end_sandboxes(settings: Settings, timeout: float) -> Process:
     """Sandboxes outlive servers: one more, on ports of its own and without a pool, finds them and keeps the records."""
     quiet = {"SANDPIT_API_PORT": "0", "SANDPIT_EDGE_PORT": "0", "SANDPIT_POOL__SIZE": "0"}
-    child, offset = _spawn(settings, quiet)
-    try:
-        _await_ready(settings, child.pid, child, timeout)
-    except CliError as error:
-        _end_child(child)
-        raise CliError(f"{error.args[0].removeprefix('error: ')}\n{_log_tail(settings, offset)}") from None
+    child, _ = _start(settings, timeout, quiet)
     return Process(child.pid, os.pidfd_open(child.pid))

@@ -9,4 +9,5 @@ class CliError(Exception):
     def __init__(self, message: str, hint: str = "", *, status: int = 1) -> None:
         """`hint` is one instruction."""
         super().__init__(f"error: {message}" + (f"\n hint: {hint}" if hint else ""))
+        self.message = message
         self.status = status

@@ -25,6 +25,8 @@ app.add_typer(keys, name="keys")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Timeout = Annotated[float, typer.Option(help="Seconds to wait.")]
 EndSandboxes = Annotated[bool, typer.Option("--sandboxes", help="End all sandboxes, too.")]
+Refresh = Annotated[bool, typer.Option("--refresh", help="Restart it if Sandpit or its templates changed since.")]
+Refresh = Annotated[bool, typer.Option("--refresh", help="Restart it if Sandpit or its templates changed since.")]
 LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
 
 
@@ -45,11 +47,11 @@ def prepare() -> None:
 
 
 @app.command()
-def up(timeout: Timeout = 180.0) -> None:
+def up(timeout: Timeout = 180.0, refresh: Refresh = False) -> None:
     """Start the server in the background, unless it runs."""
     from sandpit.cli.daemon import up
 
-    up(timeout)
+    up(timeout, refresh=refresh)
 
 
 @app.command()

@@ -48,6 +48,26 @@ def up(timeout: float, *, refresh: bool = False) -> None:
     _tell(f"started in {time.monotonic() - started:.1f} s", state)
 
 
+def warm_up(timeout: float) -> None:
+    """Wait until the pool has a sandbox of every template; when that takes too long, say so and go on."""
+    settings = load_settings()
+    if settings.pool.size == 0:
+        return
+    started = time.monotonic()
+    told: set[str] = set()
+    while time.monotonic() < started + timeout:
+        status = control(settings, "GET", "/status")
+        ready = {t["template"] for t in status["templates"] if status["sandboxes"]["ready"].get(t["build"])}
+        for name in sorted(ready - told):
+            typer.echo(f"  {name} is ready ({time.monotonic() - started:.0f} s)")
+        told |= ready
+        missing = {t["template"] for t in status["templates"]} - ready
+        if not missing:
+            return
+        time.sleep(0.2)
+    typer.echo(f"  not ready yet: {', '.join(sorted(missing))}; see {log_file(settings)}")
+
+
 def _is_outdated(settings: Settings) -> bool:
     """Whether files of Sandpit, or the set of template builds, are newer than the running server."""
     since = state_file(settings).stat().st_mtime

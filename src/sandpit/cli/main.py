@@ -26,7 +26,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Timeout = Annotated[float, typer.Option(help="Seconds to wait.")]
 EndSandboxes = Annotated[bool, typer.Option("--sandboxes", help="End all sandboxes, too.")]
 Refresh = Annotated[bool, typer.Option("--refresh", help="Restart it if Sandpit or its templates changed since.")]
-Refresh = Annotated[bool, typer.Option("--refresh", help="Restart it if Sandpit or its templates changed since.")]
+Warm = Annotated[bool, typer.Option("--warm", help="Wait until every template has a sandbox ready in the pool.")]
 LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
 
 
@@ -47,11 +47,13 @@ def prepare() -> None:
 
 
 @app.command()
-def up(timeout: Timeout = 180.0, refresh: Refresh = False) -> None:
+def up(timeout: Timeout = 180.0, refresh: Refresh = False, warm: Warm = False) -> None:
     """Start the server in the background, unless it runs."""
-    from sandpit.cli.daemon import up
+    from sandpit.cli.daemon import up, warm_up
 
     up(timeout, refresh=refresh)
+    if warm:
+        warm_up(timeout)
 
 
 @app.command()

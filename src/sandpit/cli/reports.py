@@ -67,7 +67,8 @@ def env(*, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(values, indent=1))
         return
-    disturbing = [name for name in _DISTURBING if os.environ.get(name)]
+    hidden = "SUDO_UID" in os.environ  # sudo keeps the caller's variables from us
+    disturbing = [name for name in _DISTURBING if hidden or os.environ.get(name)]
     if disturbing:
         typer.echo(f"unset {' '.join(disturbing)}")
     for name, value in values.items():

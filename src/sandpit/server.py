@@ -30,6 +30,7 @@ from sandpit.api.app import create_app
 from sandpit.control.app import ControlPlane
 from sandpit.edge import Edge
 from sandpit.node.assemble import local_node
+from sandpit.places import control_socket, key_file, lock_file, state_file
 from sandpit.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -37,21 +38,6 @@ log = logging.getLogger(__name__)
 
 class AlreadyRunning(RuntimeError):
     """Another server owns this run directory."""
-
-
-def key_file(settings: Settings) -> Path:
-    """Where the first API key is kept, readable for the owner alone."""
-    return settings.data_dir / "api-key"
-
-
-def state_file(settings: Settings) -> Path:
-    """Where a running server says what it is: pid, addresses, version."""
-    return settings.run_dir / "server.json"
-
-
-def control_socket(settings: Settings) -> Path:
-    """Where a running server answers to the CLI."""
-    return settings.run_dir / "control.sock"
 
 
 async def serve(settings: Settings) -> None:
@@ -133,7 +119,7 @@ def _own(settings: Settings, stack: AsyncExitStack) -> None:
     """Hold the run directory for this process's life. Raises: AlreadyRunning."""
     settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
-    lock = stack.enter_context((settings.data_dir / "server.lock").open("w"))
+    lock = stack.enter_context(lock_file(settings).open("w"))
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sandpit.build.base import build_base
+from sandpit.build.builtin import publish
 from sandpit.build.closure import ClosureError, build_closure
 from sandpit.build.debian import DebianError
 from sandpit.build.hosttools import HostError, install_packages, provide_runsc
@@ -41,6 +42,8 @@ def build_images(data_dir: Path) -> None:
         ]
     for job in jobs:
         _say(job.result())
+    for image in publish(data_dir):
+        _say(f"template {image.names[0]}: build {image.build_id}")
 
 
 _STARTED = time.monotonic()

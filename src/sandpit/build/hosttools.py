@@ -23,12 +23,21 @@ _PACKAGES = {
     "nft": "nftables",
     "mmdebstrap": "mmdebstrap",
     "ip": "iproute2",
+    "conntrack": "conntrack",
+    "mkfs.erofs": "erofs-utils",
+    "mkfs.ext4": "e2fsprogs",
+    "sysctl": "procps",
     "iptables": "iptables",
     "skopeo": "skopeo",
     "unshare": "util-linux",
     "xz": "xz-utils",
 }
 """Program -> the Debian package that has it."""
+_FILES = {
+    KEYRING: "debian-archive-keyring",
+    Path("/usr/share/containers/seccomp.json"): "golang-github-containers-common",
+}
+"""File -> the Debian package that has it."""
 
 _RUNSC_RELEASE = "trixie"
 """bookworm's gVisor has no systrap platform, sid's panics because of its Go version."""
@@ -42,10 +51,10 @@ class HostError(Exception):
 
 
 def missing_packages() -> list[str]:
-    """Debian packages whose programs are not on this machine."""
+    """Debian packages whose programs or files are not on this machine."""
     path = f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}"
     missing = [package for program, package in _PACKAGES.items() if shutil.which(program, path=path) is None]
-    return missing if KEYRING.exists() else [*missing, "debian-archive-keyring"]
+    return missing + [package for file, package in _FILES.items() if not file.exists()]
 
 
 def install_packages(progress: Progress) -> list[str]:

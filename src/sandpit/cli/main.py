@@ -1,0 +1,130 @@
+"""The command line. This module only declares: what a command needs is imported when it runs, so that help is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from sandpit import __version__
+from sandpit.cli.errors import CliError
+
+app = typer.Typer(
+    name="sandpit",
+    help="Self-hosted sandboxes for AI-generated code. Settings: SANDPIT_* variables, /etc/sandpit/sandpit.toml.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+keys = typer.Typer(help="API keys of the first team.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Timeout = Annotated[float, typer.Option(help="Seconds to wait.")]
+EndSandboxes = Annotated[bool, typer.Option("--sandboxes", help="End all sandboxes, too.")]
+Refresh = Annotated[bool, typer.Option("--refresh", help="Restart it if Sandpit or its templates changed since.")]
+Warm = Annotated[bool, typer.Option("--warm", help="Wait until every template has a sandbox ready in the pool.")]
+LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
+
+
+@app.command()
+def server(log_level: LogLevel = "info") -> None:
+    """Run the server in the foreground."""
+    from sandpit.cli.foreground import run
+
+    run(log_level)
+
+
+@app.command()
+def prepare() -> None:
+    """Install the programs that this machine lacks, and build the templates that come with Sandpit."""
+    from sandpit.cli.prepare import prepare
+
+    prepare()
+
+
+@app.command()
+def up(timeout: Timeout = 180.0, refresh: Refresh = False, warm: Warm = False) -> None:
+    """Start the server in the background, unless it runs."""
+    from sandpit.cli.daemon import up, warm_up
+
+    up(timeout, refresh=refresh)
+    if warm:
+        warm_up(timeout)
+
+
+@app.command()
+def down(sandboxes: EndSandboxes = False, timeout: Timeout = 60.0) -> None:
+    """Stop the server. Sandboxes go on, and the next server finds them."""
+    from sandpit.cli.daemon import down
+
+    down(sandboxes=sandboxes, timeout=timeout)
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Say what the server is doing. Exit status: 0 running, 3 not running, 4 running but not answering."""
+    from sandpit.cli.reports import status
+
+    status(as_json=as_json)
+
+
+@app.command()
+def env(as_json: Json = False) -> None:
+    """Print what official clients need: eval "$(sandpit env)"."""
+    from sandpit.cli.reports import env
+
+    env(as_json=as_json)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check this machine and say how to mend it. Exit status 1 when something that is needed is missing."""
+    from sandpit.cli.doctor import doctor
+
+    doctor(as_json=as_json)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(f"sandpit {__version__}")
+
+
+@keys.command("create")
+def create_key(name: Annotated[str, typer.Argument(help="What the key is for.")], as_json: Json = False) -> None:
+    """Make an API key and print it: it is shown this once."""
+    from sandpit.cli.keys import create
+
+    create(name, as_json=as_json)
+
+
+@keys.command("list")
+def list_keys(as_json: Json = False) -> None:
+    """List the API keys."""
+    from sandpit.cli.keys import show
+
+    show(as_json=as_json)
+
+
+@keys.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument(metavar="ID", help="From `sandpit keys list`.")]) -> None:
+    """Make an API key worthless, at once."""
+    from sandpit.cli.keys import revoke
+
+    revoke(key_id)
+
+
+def main() -> None:
+    """The entry point: expected failures become a message and an exit status."""
+    try:
+        app()
+    except CliError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(error.status)
+    except BrokenPipeError:  # the reader of our output has gone, for instance `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,24 @@
+"""`sandpit prepare`: what a machine needs before its first server."""
+
+from __future__ import annotations
+
+from sandpit.cli.errors import CliError
+from sandpit.cli.local import load_settings, need_root
+
+
+def prepare() -> None:
+    """Install missing Debian packages and gVisor, build the templates; what is there is left alone. Raises: CliError."""
+    settings = load_settings()
+    need_root("preparing this machine")
+    from sandpit.build.__main__ import build_images, prepare_host
+    from sandpit.build.closure import ClosureError
+    from sandpit.build.debian import DebianError
+    from sandpit.build.hosttools import HostError
+    from sandpit.build.layers import LayerError
+    from sandpit.build.wheels import InstallError
+
+    try:
+        prepare_host(settings.data_dir)
+        build_images(settings.data_dir)
+    except (ClosureError, DebianError, HostError, InstallError, LayerError) as error:
+        raise CliError(str(error), "mend it and call this again: what is done already is kept") from None

@@ -1,0 +1,75 @@
+"""`sandpit status` and `sandpit env`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from typing import Any
+
+import typer
+
+from sandpit.cli.errors import CliError
+from sandpit.cli.local import NOT_ANSWERING, NOT_RUNNING, address, api_key, control, load_settings, running_state
+
+_DISTURBING = ("E2B_DEBUG", "E2B_DOMAIN")
+"""Variables that would send clients elsewhere (current-protocol 1.1; 2024's clients enter debug on any value)."""
+
+
+def status(*, as_json: bool) -> None:
+    """Print the server's state. Raises: CliError with status 3 or 4 when none answers."""
+    settings = load_settings()
+    try:
+        running_state(settings)
+        answer: dict[str, Any] = control(settings, "GET", "/status")
+    except PermissionError:
+        raise CliError("the control socket is for the server's user alone", "run it with sudo", status=77) from None
+    except OSError as error:
+        raise CliError(f"the server does not answer: {error}", "see its log", status=NOT_ANSWERING) from None
+    except CliError as error:
+        if as_json and error.status in (NOT_RUNNING, NOT_ANSWERING):
+            typer.echo(json.dumps({"running": error.status == NOT_ANSWERING, "ready": False}))
+        raise
+    if as_json:
+        addresses = {part: address(answer, part) for part in ("api", "edge")}
+        typer.echo(json.dumps({"running": True, "ready": True} | answer | {"addresses": addresses}, indent=1))
+        return
+    typer.echo(_text(answer, str(settings.data_dir)))
+
+
+def _text(answer: dict[str, Any], data_dir: str) -> str:
+    counts = answer["sandboxes"]
+    lines = [
+        f"Sandpit {answer['version']} is running (pid {answer['pid']})",
+        f"  API        {address(answer, 'api')}",
+        f"  sandboxes  {address(answer, 'edge')}",
+        f"  data       {data_dir}",
+        f"  running    {counts['running']} sandboxes",
+        f"  runtimes   {', '.join(f'{name} ({digest[:12]})' for name, digest in answer['runtimes'].items())}",
+        "  templates",
+    ]
+    for template in answer["templates"] or [{"template": "none: build them with ./quickstart", "build": ""}]:
+        ready = counts["ready"].get(template["build"])
+        about = "" if ready is None else f"{template['runtime']:8} {ready} ready in the pool"
+        lines.append(f"    {template['template']:22} {about}".rstrip())
+    return "\n".join(lines)
+
+
+def env(*, as_json: bool) -> None:
+    """Print the clients' settings, for a shell or as JSON. Raises: CliError; nothing is on standard output then."""
+    settings = load_settings()
+    state = running_state(settings)
+    values = {
+        "E2B_API_KEY": api_key(settings),
+        "E2B_API_URL": address(state, "api"),
+        "E2B_SANDBOX_URL": address(state, "edge"),
+    }
+    if as_json:
+        typer.echo(json.dumps(values, indent=1))
+        return
+    hidden = "SUDO_UID" in os.environ  # sudo keeps the caller's variables from us
+    disturbing = [name for name in _DISTURBING if hidden or os.environ.get(name)]
+    if disturbing:
+        typer.echo(f"unset {' '.join(disturbing)}")
+    for name, value in values.items():
+        typer.echo(f"export {name}={shlex.quote(value)}")

@@ -1,0 +1,87 @@
+"""Help must be there at once: what counts is what is imported for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from tests.cli.conftest import ROOT, Cli
+
+HEAVY = ("alembic", "httpx", "pydantic", "pydantic_settings", "rich", "sqlalchemy", "starlette", "uvicorn", "uvloop")
+COMMANDS = (
+    [],
+    ["server"],
+    ["prepare"],
+    ["up"],
+    ["down"],
+    ["status"],
+    ["env"],
+    ["doctor"],
+    ["version"],
+    ["keys"],
+    ["keys", "create"],
+    ["keys", "list"],
+    ["keys", "revoke"],
+)
+PROBE = """
+import json, sys
+from sandpit.cli.main import main
+sys.argv = ["sandpit", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as end:
+    status = end.code
+print(json.dumps({"status": status, "modules": sorted(sys.modules)}))
+"""
+
+
+def modules_of(*arguments: str) -> tuple[int, set[str], str]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    text, _, last = done.stdout.strip().rpartition("\n")
+    answer = json.loads(last)
+    return answer["status"], set(answer["modules"]), text
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_imports_nothing_heavy(command: list[str]) -> None:
+    status, modules, text = modules_of(*command, "--help")
+    assert status == 0
+    assert "Usage:" in text
+    assert not modules & set(HEAVY)
+    assert {name for name in modules if name.startswith("sandpit.")} <= {
+        "sandpit.cli",
+        "sandpit.cli.main",
+        "sandpit.cli.errors",
+    }
+
+
+def test_version_imports_nothing_heavy() -> None:
+    status, modules, text = modules_of("version")
+    assert status == 0
+    assert text.startswith("sandpit ")
+    assert not modules & set(HEAVY)
+
+
+def test_every_command_is_in_the_help(cli: Cli) -> None:
+    text = cli("--help").stdout
+    for command in {part[0] for part in COMMANDS if part}:
+        assert f"\n  {command} " in text
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["up", "--nonsense"], ["keys", "create"], ["up", "--timeout", "x"]]
+)
+def test_misuse_is_status_2_without_a_traceback(cli: Cli, arguments: list[str]) -> None:
+    done = cli(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""

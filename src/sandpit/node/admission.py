@@ -11,6 +11,7 @@ from pathlib import Path
 from sandpit.node.config import NodeConfig
 from sandpit.node.contract import CapacityExhausted
 from sandpit.node.images import Image
+from sandpit.node.turns import FairTurns
 
 _START_MEMORY_MB = 64
 """What a sandbox needs to start at all, in MiB; its limit is a promise that most never use."""
@@ -18,18 +19,18 @@ _PAUSE_SECONDS = 0.25
 
 
 class Admission:
-    """First come, first served; a bounded number at a time; never beyond the host's memory."""
+    """In turn between tenants; a bounded number at a time; never beyond the host's memory."""
 
     def __init__(self, config: NodeConfig) -> None:
         """Take the reserve and the patience from the node's settings."""
         self._config = config
         # More at once than there are processors only delays all of them.
-        self._turns = asyncio.Semaphore(max(2, os.cpu_count() or 2))
+        self._turns = FairTurns(max(2, os.cpu_count() or 2))
 
     @asynccontextmanager
-    async def turn(self, image: Image) -> AsyncIterator[None]:
+    async def turn(self, image: Image, tenant: str) -> AsyncIterator[None]:
         """Hold a place among those starting. Raises: CapacityExhausted when memory stays short."""
-        async with self._turns:
+        async with self._turns.turn(tenant):
             await self._room(image)
             yield
 

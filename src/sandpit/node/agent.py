@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import ssl
 import struct
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,10 +18,26 @@ import httpx
 from sandpit.node.contract import NodeError
 
 PORT = 49983
+_DISK_CHUNK = 4 << 20
+_JOURNAL_BYTES = 1 << 20
+_LOOK_SECONDS = 120.0
+"""To walk through all that a sandbox has written."""
+_KEEPALIVE_SECONDS = 10
+_NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Agents speak plain HTTP. By default every client loads all CA certificates, which stops the event loop for 20 ms."""
 
 
 class AgentUnavailable(NodeError):
     """The agent of a sandbox does not answer as it should."""
+
+
+class CommandRefused(AgentUnavailable):
+    """The agent does not start a command; it answers."""
+
+    def __init__(self, message: str, error: Mapping[str, str]) -> None:
+        """`error` is Connect's: `code` and `message`."""
+        super().__init__(message)
+        self.reason = f"{error.get('code', 'unknown')}: {error.get('message', '')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +50,8 @@ class Identity:
     env: Mapping[str, str]
     user: str
     workdir: str | None
+    resumed: bool = False
+    """The sandbox was this one before, and goes on: its randomness stays as it is."""
 
     def body(self) -> dict[str, Any]:
         """The JSON body of `POST /init`."""
@@ -42,6 +62,7 @@ class Identity:
             "envVars": dict(self.env),
             "defaultUser": self.user,
             "defaultWorkdir": self.workdir,
+            "resumed": self.resumed,
         }
 
 
@@ -50,9 +71,17 @@ class Agent:
 
     def __init__(self, address: str) -> None:
         """Name the agent; nothing is sent."""
-        self._http = httpx.AsyncClient(
-            base_url=f"http://{address}:{PORT}", timeout=httpx.Timeout(30, connect=1), trust_env=False
-        )
+        self._url = f"http://{address}:{PORT}"
+        self._http = self._client()
+
+    def _client(self) -> httpx.AsyncClient:
+        timeout = httpx.Timeout(30, connect=1)
+        return httpx.AsyncClient(base_url=self._url, timeout=timeout, trust_env=False, verify=_NO_CERTIFICATES)
+
+    async def hang_up(self) -> None:
+        """Close the connections; the next call makes new ones."""
+        before, self._http = self._http, self._client()
+        await before.aclose()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -86,8 +115,8 @@ class Agent:
                 f"the sandbox's agent refused its identity: {answer.status_code} {answer.text[:500]}"
             )
 
-    async def upload(self, path: str, content: bytes) -> None:
-        """Write a file as root. Raises: AgentUnavailable."""
+    async def upload(self, path: str, content: bytes | AsyncIterator[bytes]) -> None:
+        """Write a file as root. Raises: AgentUnavailable, and what reading `content` raises."""
         headers = {"Content-Type": "application/octet-stream"}
         try:
             answer = await self._http.post(
@@ -98,6 +127,72 @@ class Agent:
         if answer.status_code != 200:
             raise AgentUnavailable(f"the sandbox's agent refused {path}: {answer.status_code} {answer.text[:500]}")
 
+    async def save_disk(self, target: Path, *, stop_processes: bool, limit: int) -> None:
+        """Write all that the sandbox has written into a file, with its processes stopped if wanted (see `unfreeze`).
+
+        The sandbox is not believed about the size: beyond `limit` bytes it fails. Raises: AgentUnavailable, OSError.
+        """
+        await self._save("/disk", {"stop": "1"} if stop_processes else {}, target, limit)
+
+    async def look(self) -> None:
+        """Have the next `save_changes` give what is written from now on. Raises: AgentUnavailable."""
+        await self._tell("/changes", _LOOK_SECONDS)
+
+    async def settle(self) -> None:
+        """End all that runs in the sandbox beside the agent. Raises: AgentUnavailable."""
+        await self._tell("/changes?settle=1", _LOOK_SECONDS)
+
+    async def save_changes(self, target: Path, *, limit: int) -> None:
+        """Write what the sandbox has written since the last time into a file, as a layer. Raises: AgentUnavailable, OSError."""
+        await self._save("/changes", {}, target, limit)
+
+    async def _save(self, path: str, params: Mapping[str, str], target: Path, limit: int) -> None:
+        size = 0
+        try:
+            async with self._http.stream("GET", path, params=params, timeout=_LOOK_SECONDS) as answer:
+                if answer.status_code != 200:
+                    raise AgentUnavailable(f"the agent did not give its disk: {answer.status_code}")
+                with target.open("xb", buffering=0) as file:
+                    async for chunk in answer.aiter_raw(_DISK_CHUNK):
+                        size += len(chunk)
+                        if size > limit:
+                            raise AgentUnavailable(f"the agent gives more than the {limit} bytes its disk can hold")
+                        await asyncio.to_thread(file.write, chunk)
+        except httpx.HTTPError as error:
+            raise AgentUnavailable(f"lost the agent while reading its disk: {error!r}") from error
+
+    async def journal(self, after: int, *, wait: bool) -> bytes:
+        """The events after a position, as JSON; with `wait` as soon as there are any. Raises: AgentUnavailable."""
+        params = {"after": str(after), "wait": "1" if wait else "0"}
+        body = bytearray()
+        try:
+            async with self._http.stream("GET", "/journal", params=params, timeout=_journal_timeout(wait)) as answer:
+                if answer.status_code != 200:
+                    raise AgentUnavailable(f"the agent did not give its journal: {answer.status_code}")
+                async for chunk in answer.aiter_raw():
+                    body += chunk
+                    if len(body) > _JOURNAL_BYTES:
+                        raise AgentUnavailable(f"the agent's journal is larger than {_JOURNAL_BYTES} bytes")
+        except httpx.HTTPError as error:
+            raise AgentUnavailable(f"lost the agent while reading its journal: {error!r}") from error
+        return bytes(body)
+
+    async def freeze(self, timeout: float) -> None:
+        """Tell the sandbox that its connections are about to be cut for a snapshot. Raises: AgentUnavailable."""
+        await self._tell("/freeze", timeout)
+
+    async def unfreeze(self, timeout: float) -> None:
+        """Tell it that it goes on, with processes that `save_disk` has stopped; nothing if it was not frozen. Raises: AgentUnavailable."""
+        await self._tell("/unfreeze", timeout)
+
+    async def _tell(self, path: str, timeout: float) -> None:
+        try:
+            answer = await self._http.post(path, timeout=timeout)
+        except httpx.HTTPError as error:
+            raise AgentUnavailable(f"the sandbox's agent did not answer {path}: {error!r}") from error
+        if answer.status_code != 204:
+            raise AgentUnavailable(f"the sandbox's agent refused {path}: {answer.status_code}")
+
     async def start(self, command: str, *, user: str, tag: str | None = None) -> int:
         """Start a shell command that goes on after this call; returns its pid. Raises: AgentUnavailable."""
         async with self._events(command, user, tag) as events:
@@ -106,8 +201,8 @@ class Agent:
                     return int(event["start"]["pid"])
         raise AgentUnavailable(f"{command!r} did not start")
 
-    async def run(self, command: str, *, user: str) -> tuple[int, str]:
-        """Run a shell command to its end; returns exit code and output. Raises: AgentUnavailable."""
+    async def run(self, command: str | Sequence[str], *, user: str) -> tuple[int, str]:
+        """Run a shell command, or a program with its arguments, to its end; returns exit code and output. Raises: AgentUnavailable."""
         output = bytearray()
         async with self._events(command, user, None) as events:
             async for event in events:
@@ -117,16 +212,53 @@ class Agent:
                     return int(event["end"].get("exitCode", 0)), output.decode(errors="replace")
         raise AgentUnavailable(f"{command!r} ended without a status")
 
+    async def follow(
+        self,
+        command: str | Sequence[str],
+        *,
+        user: str,
+        output: Callable[[str, bytes], None],
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        tag: str | None = None,
+        started: Callable[[], None] | None = None,
+    ) -> int:
+        """Run a program to its end, giving what it prints to `output` ("stdout" or "stderr") as it comes; returns its exit code.
+
+        Going away leaves it running. Raises: AgentUnavailable.
+        """
+        async with self._events(command, user, tag, env, cwd) as events:
+            async for event in events:
+                if "start" in event and started is not None:
+                    started()
+                for name, chunk in event.get("data", {}).items():
+                    output(name, base64.b64decode(chunk))
+                if "end" in event:
+                    return int(event["end"].get("exitCode", 0))
+        raise AgentUnavailable(f"{command!r} ended without a status")
+
     @asynccontextmanager
-    async def _events(self, command: str, user: str, tag: str | None) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+    async def _events(
+        self,
+        command: str | Sequence[str],
+        user: str,
+        tag: str | None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
         """The event stream of a process (current-protocol 4.3, 5)."""
-        message: dict[str, Any] = {"process": {"cmd": "/bin/sh", "args": ["-l", "-c", command]}, "stdin": False}
+        program, *arguments = ["/bin/sh", "-l", "-c", command] if isinstance(command, str) else command
+        process: dict[str, Any] = {"cmd": program, "args": arguments, "envs": dict(env or {})}
+        if cwd is not None:
+            process["cwd"] = cwd
+        message: dict[str, Any] = {"process": process, "stdin": False}
         if tag is not None:
             message["tag"] = tag
         payload = json.dumps(message).encode()
         headers = {
             "Content-Type": "application/connect+json",
             "Connect-Protocol-Version": "1",
+            "Keepalive-Ping-Interval": str(_KEEPALIVE_SECONDS),
             "Authorization": "Basic " + base64.b64encode(f"{user}:".encode()).decode(),
         }
         body = struct.pack(">BI", 0, len(payload)) + payload
@@ -140,7 +272,12 @@ class Agent:
             raise AgentUnavailable(f"lost the agent while running {command!r}: {error!r}") from error
 
 
-async def _messages(answer: httpx.Response, command: str) -> AsyncIterator[dict[str, Any]]:
+def _journal_timeout(wait: bool) -> httpx.Timeout:
+    """Nothing may happen for days."""
+    return httpx.Timeout(30, connect=5, read=None if wait else 30)
+
+
+async def _messages(answer: httpx.Response, command: str | Sequence[str]) -> AsyncIterator[dict[str, Any]]:
     """Split a Connect stream into its events. Raises: AgentUnavailable for an error end."""
     buffer = bytearray()
     async for chunk in answer.aiter_raw():
@@ -153,6 +290,6 @@ async def _messages(answer: httpx.Response, command: str) -> AsyncIterator[dict[
             del buffer[: 5 + length]
             if flags & 2:
                 if "error" in message:
-                    raise AgentUnavailable(f"{command!r}: {message['error']}")
+                    raise CommandRefused(f"{command!r}: {message['error']}", message["error"])
                 return
             yield message["event"]

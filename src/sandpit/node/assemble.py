@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from sandpit.build.builder import Builder
 from sandpit.build.closure import build_closure
 from sandpit.node.config import NodeConfig
 from sandpit.node.contract import NodeError
@@ -24,9 +25,18 @@ def node_config(settings: Settings) -> NodeConfig:
         name=settings.node_name,
         network=settings.sandbox_network,
         runtime=settings.runtime,
+        cpu_count=settings.limits.cpu_count,
+        memory_mb=settings.limits.memory_mb,
         pool_size=settings.pool.size,
+        pool_max=settings.pool.max_size if settings.pool.size else 0,
         pool_memory_mb=settings.pool.memory_budget_mb,
         allow_ranges=settings.allow_ranges,
+        builds_at_once=settings.build.at_once,
+        build_seconds=settings.build.max_seconds,
+        layer_cache_hours=settings.build.cache_hours,
+        image_mb=settings.build.image_mb,
+        registry_mirrors=settings.build.registry_mirrors,
+        insecure_registries=settings.build.insecure_registries,
         trust=of_host() if settings.pass_host_ca else Trust(),
     )
 
@@ -44,7 +54,7 @@ def runtimes(config: NodeConfig) -> dict[str, Runtime]:
     """The runtimes that are installed. Raises: NodeError when there is none."""
     found: dict[str, Runtime] = {}
     if (runsc := find_runsc(config.data_dir)) is not None:
-        gvisor = Gvisor(runsc, config.run_dir / "runsc")
+        gvisor = Gvisor(runsc, config.run_dir / "runsc", config.data_dir / "releases/gvisor")
         gvisor.prepare()
         found[gvisor.name] = gvisor
     if (crun := shutil.which("crun")) is not None:
@@ -60,4 +70,4 @@ def local_node(settings: Settings) -> LocalNode:
     """This machine as a node. Raises: NodeError, ClosureError."""
     config = node_config(settings)
     closure = build_closure(settings.data_dir / "closure", cache=settings.data_dir / "cache/uv")
-    return LocalNode(config, runtimes(config), closure)
+    return LocalNode(config, runtimes(config), closure, Builder)

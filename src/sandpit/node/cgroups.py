@@ -66,9 +66,11 @@ class Cgroup:
         return (ROOT if is_unified() else ROOT / controller) / self.path.lstrip("/")
 
     def directories(self) -> list[Path]:
-        """The group's directory in each hierarchy that limits something."""
+        """The group's directory in each hierarchy that is used."""
         return (
-            [self._in("memory")] if is_unified() else [self._in(name) for name in ("memory", "cpu", "cpuacct", "pids")]
+            [self._in("memory")]
+            if is_unified()
+            else [self._in(name) for name in ("memory", "cpu", "cpuacct", "pids", "freezer")]
         )
 
     def create(self, limits: LimitValues) -> None:
@@ -89,11 +91,15 @@ class Cgroup:
         (self._in("pids") / "pids.max").write_text(str(limits.pids))
 
     def processes(self) -> list[int]:
-        """Pids in the group, all of the sandbox's host processes."""
-        try:
-            return [int(line) for line in (self._in("pids") / "cgroup.procs").read_text().split()]
-        except OSError:
-            return []
+        """Pids in the group, all of the sandbox's host processes.
+
+        On v1 in any hierarchy: a runtime that was killed while it joined them one by one is in some only.
+        """
+        found: set[int] = set()
+        for hierarchy in _hierarchies():
+            with contextlib.suppress(OSError):
+                found.update(map(int, (hierarchy / self.path.lstrip("/") / "cgroup.procs").read_text().split()))
+        return sorted(found)
 
     def set_timer_slack(self, seconds: float) -> None:
         """Let timers of everything in the group fire this much late, so that wake-ups fall together (proc(5), timerslack_ns)."""
@@ -117,6 +123,32 @@ class Cgroup:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+        with contextlib.suppress(OSError):
+            self.thaw()  # on v1 a frozen process does not even die
+
+    async def freeze(self, timeout: float = 10.0) -> None:
+        """Let nothing in the group run until `thaw`. Raises: OSError, TimeoutError (and it runs)."""
+        state = self._freezer()
+        state.write_text("1" if is_unified() else "FROZEN")
+        try:
+            async with asyncio.timeout(timeout):
+                while not self._frozen():
+                    await asyncio.sleep(0.001)
+        except BaseException:
+            self.thaw()
+            raise
+
+    def thaw(self) -> None:
+        """Let the group run. Raises: OSError."""
+        self._freezer().write_text("0" if is_unified() else "THAWED")
+
+    def _freezer(self) -> Path:
+        return self._in("freezer") / ("cgroup.freeze" if is_unified() else "freezer.state")
+
+    def _frozen(self) -> bool:
+        if is_unified():
+            return _flat(self._in("freezer") / "cgroup.events").get("frozen") == 1
+        return self._freezer().read_text().strip() == "FROZEN"
 
     async def kill_all(self, timeout: float = 10.0) -> None:
         """Kill until nothing is left. Raises: TimeoutError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 
 from sandpit.node.contract import NodeError
@@ -17,6 +18,16 @@ class CommandFailed(NodeError):
         super().__init__(f"{' '.join(command[:6])} {what}: {output.strip()[-2000:] or '(no output)'}")
         self.status = status
         self.output = output
+
+
+def tied(script: str, *arguments: str, propagation: str = "private") -> list[str]:
+    """A shell script in a mount namespace of its own, as a command that dies with this process.
+
+    A runtime's command that goes on without us would bring a container to life that the next server has tidied up already.
+    """
+    guard = f'[ "$PPID" = {os.getpid()} ] || exit 1; '  # we died before the kernel was told to tell
+    unshare = ("unshare", "--mount", "--propagation", propagation)
+    return ["setpriv", "--pdeathsig", "KILL", *unshare, "sh", "-c", guard + script, "sh", *arguments]
 
 
 async def run(*command: str, stdin: str | None = None, timeout: float = 30.0) -> str:

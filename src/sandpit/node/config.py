@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -27,8 +28,14 @@ class NodeConfig:
     """Outer addresses of the sandboxes, one each; seen on this machine only."""
     runtime: str | None = None
     """Forces one runtime for all templates; None takes each template's own."""
+    cpu_count: int = 2
+    """vCPUs of a template that asks for none."""
+    memory_mb: int = 512
+    """Memory, in MiB, of a template that asks for none."""
     pool_size: int = 2
-    """Sandboxes kept ready per template."""
+    """Sandboxes kept ready per template, at least."""
+    pool_max: int = 16
+    """Sandboxes kept ready per template at most, when that many were asked for at once."""
     pool_memory_mb: int = 2048
     """What the ready sandboxes may hold together, in MiB of resident memory (estimated by their snapshots)."""
     memory_reserve_mb: int = 512
@@ -38,6 +45,18 @@ class NodeConfig:
     allow_ranges: tuple[IPv4Network, ...] = ()
     """Private ranges that the operator opens to all sandboxes."""
 
+    builds_at_once: int = 2
+    """Template builds that run at the same time."""
+    build_seconds: float = 3600.0
+    """How long one may take, waiting not counted."""
+    layer_cache_hours: float = 7 * 24.0
+    """How long a layer that no template has is kept for builds that could use it again."""
+    image_mb: int = 20480
+    """What an image's layers may unpack to, each, in MiB."""
+    registry_mirrors: Mapping[str, str] = field(default_factory=dict)
+    """By registry: the operator's mirror."""
+    insecure_registries: tuple[str, ...] = ()
+    """Registries that speak plain HTTP."""
     trust: Trust = field(default_factory=Trust)
     """Certificates and proxy settings that sandboxes get."""
 
@@ -50,6 +69,11 @@ class NodeConfig:
     def images_dir(self) -> Path:
         """One directory per template build, with its `image.json`."""
         return self.data_dir / "images"
+
+    @property
+    def build_dir(self) -> Path:
+        """What template builds need for a moment, and what they remember."""
+        return self.data_dir / "build"
 
     @property
     def layers_dir(self) -> Path:
@@ -70,6 +94,21 @@ class NodeConfig:
     def roots_dir(self) -> Path:
         """Root file systems in the form a runtime starts from."""
         return self.data_dir / "roots"
+
+    @property
+    def closures_dir(self) -> Path:
+        """Guest closures by name; they never change."""
+        return self.data_dir / "closure"
+
+    @property
+    def closure_mounts_dir(self) -> Path:
+        """Where guest closures are mounted read-only for all sandboxes."""
+        return self.run_dir / "closure"
+
+    @property
+    def sandbox_snapshots_dir(self) -> Path:
+        """Snapshots of sandboxes that tenants used: paused ones, and those kept under a name."""
+        return self.data_dir / "sandbox-snapshots"
 
     @property
     def veth_prefix(self) -> str:

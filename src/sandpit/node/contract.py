@@ -5,7 +5,7 @@ Nothing above this seam may assume that a sandbox is on this machine: every call
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,6 +32,14 @@ class SandboxSpec:
     """Demanded by the agent in `X-Access-Token`; None leaves the sandbox open (v1, `secure: false`)."""
     env: Mapping[str, str] = field(default_factory=dict)
     network: NetworkPolicy = field(default_factory=NetworkPolicy)
+    tenant: str = ""
+    """Whose it is: creates that must wait are served in turn between tenants."""
+    snapshot_id: str | None = None
+    """Start from this snapshot of a sandbox instead of from the template's; the build is then the snapshot's, whatever `build_id` says."""
+    resumed: bool = False
+    """The snapshot's sandbox itself goes on; otherwise the new one is a copy, which gets randomness of its own."""
+    memory: bool = True
+    """False: boot with the snapshot's file system, even if it has the processes too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,19 @@ class RunningSandbox:
     address: str
     """IPv4 address at which the edge reaches the sandbox's ports from this machine."""
     started_warm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """A sandbox as it was at one moment, kept on disk."""
+
+    snapshot_id: str
+    build_id: str
+    """The template build that it stands on: its layers are not part of the snapshot."""
+    memory: bool
+    """Whether processes and memory are in it; otherwise the file system only."""
+    size: int
+    """Bytes on disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +105,102 @@ class UnknownSandbox(NodeError):
     """The sandbox is not on this node."""
 
 
+class UnknownSnapshot(NodeError):
+    """The snapshot is not on this node."""
+
+
+class SnapshotDamaged(NodeError):
+    """The snapshot's files are not what was written: it is refused."""
+
+
+class AgentUnresponsive(NodeError):
+    """The sandbox's agent does not answer, so that nothing can be said about the state a snapshot would have."""
+
+
 class CapacityExhausted(NodeError):
     """The node's memory or slots are used up, and waiting did not help."""
 
+
+@dataclass(frozen=True, slots=True)
+class GuestEvent:
+    """Something that happened in a sandbox, as its own agent tells it: nothing in it can be trusted but its form and size."""
+
+    position: int
+    """Microseconds since 1970; larger than that of every earlier event of the sandbox."""
+    level: str
+    """debug, info, warn, error."""
+    logger: str
+    """process, terminal, filesystem, network, agent."""
+    message: str
+    fields: Mapping[str, str]
+
+
+GuestEvents = Callable[[str, Sequence[GuestEvent]], None]
+"""Called with (sandbox id, events in order). It must not wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildStep:
+    """One step of a template build (current-protocol 10.2): COPY, ADD, RUN, ENV, WORKDIR or USER."""
+
+    kind: str
+    args: tuple[str, ...]
+    force: bool = False
+    """Run it and all that follow, whatever is in the cache."""
+    files_hash: str | None = None
+    """Of COPY and ADD: the archive, as the team's uploads know it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """How to log in to an image's registry. Lives as long as its build, and is written down nowhere."""
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSpec:
+    """What a template build is to be. Ids match `^[a-z0-9-]+$`."""
+
+    template_id: str
+    build_id: str
+    tenant: str
+    """The team: layers that its steps make are for its own builds only."""
+    name: str
+    base_build_id: str | None = None
+    """Start from this build..."""
+    image: str | None = None
+    """...or from this image of a registry."""
+    registry: Registry = Registry()
+    steps: tuple[BuildStep, ...] = ()
+    start_cmd: str | None = None
+    ready_cmd: str | None = None
+    cpu_count: int = 0
+    """0 takes the node's default, as does `memory_mb`."""
+    memory_mb: int = 0
+    force: bool = False
+
+
+class BuildFailed(NodeError):
+    """A template could not be built. `step` is `base`, a step's number from 1 on, or `finalize` (current-protocol 10.1)."""
+
+    def __init__(self, message: str, step: str) -> None:
+        """The message goes to the template's author."""
+        super().__init__(message)
+        self.message = message
+        self.step = step
+
+
+class BuildReport(Protocol):
+    """Where a build says what it does."""
+
+    def __call__(self, message: str, level: str = "info", step: str | None = None) -> None:
+        """Take one line. `level` is debug, info, warn or error."""
+
+
+BuildFiles = Callable[[str], AsyncIterator[bytes]]
+"""Opens an archive of the team's uploads by its hash. Raises: KeyError when it was not uploaded."""
 
 SandboxGone = Callable[[str, str], Awaitable[None]]
 """Called with (sandbox id, reason) when a sandbox ended without having been asked to, for instance `out of memory`."""
@@ -104,23 +218,62 @@ class Node(Protocol):
     def on_gone(self, callback: SandboxGone) -> None:
         """Have `callback` told about sandboxes that end on their own."""
 
+    def on_events(self, callback: GuestEvents) -> None:
+        """Have `callback` told what happens in sandboxes that are followed."""
+
+    def follow(self, sandbox_id: str, after: int) -> None:
+        """Tell of this sandbox's events after a position from now on, until it ends. Raises: UnknownSandbox."""
+
     def templates(self) -> Sequence[TemplateImage]:
         """The template builds that this node can start."""
 
     async def create(self, spec: SandboxSpec) -> RunningSandbox:
         """Start a sandbox: from the warm pool, else by restoring its snapshot, else by a cold boot.
 
-        Raises: UnknownTemplateBuild, CapacityExhausted, NodeError.
+        With a `snapshot_id` it starts from that. A snapshot with memory that this node's runtime cannot restore (another release took it)
+        boots from its file system. Raises: UnknownTemplateBuild, UnknownSnapshot, SnapshotDamaged, CapacityExhausted, NodeError.
         """
+
+    async def announce_snapshot(self, sandbox_id: str) -> None:
+        """Tell a sandbox that its connections are about to be cut: what its clients started goes on. `snapshot` must follow.
+
+        Raises: UnknownSandbox, AgentUnresponsive.
+        """
+
+    async def snapshot(self, sandbox_id: str, snapshot_id: str, *, memory: bool, end: bool) -> SnapshotInfo:
+        """Keep a running sandbox's state under a new name (`^[a-z0-9-]+$`), and end it if `end`, else let it go on.
+
+        Its connections with the outside are cut. The snapshot is there whole or not at all; when it fails, the sandbox goes on. Without
+        `memory`, or on a runtime that has no live snapshots, it holds the file system only.
+        Raises: UnknownSandbox, NodeError.
+        """
+
+    async def remove_snapshot(self, snapshot_id: str) -> None:
+        """Delete a snapshot; one that is not there is no error. Raises: NodeError."""
+
+    def snapshots(self) -> Sequence[SnapshotInfo]:
+        """The snapshots on this node."""
 
     async def kill(self, sandbox_id: str) -> None:
         """End a sandbox at once; returns when its processes are dead, tidies up behind the answer.
 
-        Raises: UnknownSandbox.
+        Raises: UnknownSandbox; NodeError when they do not die, and the sandbox can be killed again.
         """
 
     async def update_network(self, sandbox_id: str, policy: NetworkPolicy) -> None:
-        """Replace the egress rules of a running sandbox. Raises: UnknownSandbox."""
+        """Replace the egress rules of a running sandbox, or leave them as they were. Raises: UnknownSandbox, NodeError."""
 
     async def metrics(self, sandbox_id: str) -> SandboxMetric:
         """Measure a running sandbox now. Raises: UnknownSandbox, NodeError."""
+
+    async def build(self, spec: BuildSpec, files: BuildFiles, report: BuildReport) -> TemplateImage:
+        """Build a template, and make it ready to start from. A build that fails or is cancelled leaves nothing but cached layers.
+
+        Raises: BuildFailed, NodeError.
+        """
+
+    async def remove_build(self, build_id: str) -> None:
+        """Forget a build that nothing is started from any more; one that is not there is no error. Running sandboxes are not harmed."""
+
+    def builds(self) -> Sequence[str]:
+        """Ids of the builds on this node that teams have made."""

@@ -7,6 +7,7 @@ for names: an allowed name's addresses are opened as they are told, any other na
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from collections.abc import Awaitable, Callable
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _UPSTREAM_SECONDS = 5.0
 _MAX_IN_FLIGHT = 512
+_PORT_ATTEMPTS = 32
 _IP_FREEBIND = 15
 """ip(7): bind to an address that comes with the first network slot."""
 
@@ -56,12 +58,10 @@ class DnsRelay:
     async def start(self) -> int:
         """Listen; returns the port."""
         loop = asyncio.get_running_loop()
-        udp = _bound(socket.SOCK_DGRAM, 0)
-        port = int(udp.getsockname()[1])
-        tcp = _bound(socket.SOCK_STREAM, port)
+        udp, tcp = _bound_pair()
         self._transport, _ = await loop.create_datagram_endpoint(lambda: _Udp(self), sock=udp)
         self._server = await asyncio.start_server(self._serve_tcp, sock=tcp)
-        return port
+        return int(udp.getsockname()[1])
 
     async def stop(self) -> None:
         """Stop listening and drop what is under way."""
@@ -177,11 +177,28 @@ def _failure(query: dns.message.Message, code: dns.rcode.Rcode) -> bytes:
     return answer.to_wire()
 
 
+def _bound_pair() -> tuple[socket.socket, socket.socket]:
+    """Sockets for UDP and TCP on one port. One that is free for UDP may be taken for TCP: then another. Raises: OSError."""
+    for left in reversed(range(_PORT_ATTEMPTS)):
+        udp = _bound(socket.SOCK_DGRAM, 0)
+        try:
+            return udp, _bound(socket.SOCK_STREAM, udp.getsockname()[1])
+        except OSError as error:
+            udp.close()
+            if error.errno != errno.EADDRINUSE or not left:
+                raise
+    raise AssertionError
+
+
 def _bound(kind: socket.SocketKind, port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET, kind)
     sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
     if kind == socket.SOCK_STREAM:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setblocking(False)
-    sock.bind((str(GATEWAY_ADDRESS), port))
+    try:
+        sock.bind((str(GATEWAY_ADDRESS), port))
+    except OSError:
+        sock.close()
+        raise
     return sock

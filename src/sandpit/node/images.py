@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from sandpit.node.config import NodeConfig
@@ -28,13 +29,20 @@ class Image:
     start_user: str | None = None
     """User of the start command; None takes `user`."""
     ready_cmd: str | None = None
-    cpu_count: int = 2
-    memory_mb: int = 512
+    cpu_count: int = 0
+    """vCPUs; 0 in a description takes the node's default, which `load` fills in."""
+    memory_mb: int = 0
+    """MiB; 0 as above."""
     disk_mb: int = 10240
     pids: int = 1024
     runtime: str = "gvisor"
     retired: bool = False
     """A newer build has taken its names; it stays for sandboxes that still run."""
+    root_layers: int = 0
+    """How many layers, from the bottom, its root file system is made of where a runtime needs one file; the others are unpacked when it
+    boots. 0: all."""
+    owner: str = ""
+    """The team that built it; empty for those that came with the product."""
 
     def summary(self) -> TemplateImage:
         """What the control plane needs to know."""
@@ -62,13 +70,26 @@ def load(config: NodeConfig, build_id: str) -> Image:
         raise UnknownTemplateBuild(f"template build {build_id} is not on this node") from None
     except ValueError as error:
         raise NodeError(f"{path} is damaged ({error}): build the template again") from error
-    return Image(**{**fields, "names": tuple(fields["names"]), "layers": tuple(fields["layers"])})
+    image = Image(**{**fields, "names": tuple(fields["names"]), "layers": tuple(fields["layers"])})
+    return replace(image, cpu_count=image.cpu_count or config.cpu_count, memory_mb=image.memory_mb or config.memory_mb)
 
 
 def load_all(config: NodeConfig) -> list[Image]:
-    """The builds on this node that new sandboxes may be made of."""
+    """The builds that came with the product, and that new sandboxes may be made of."""
     found = [load(config, path.parent.name) for path in sorted(config.images_dir.glob("*/image.json"))]
-    return [image for image in found if not image.retired]
+    return [image for image in found if not image.retired and not image.owner]
+
+
+def load_owned(config: NodeConfig) -> list[Image]:
+    """The builds on this node that teams have made."""
+    found = [load(config, path.parent.name) for path in sorted(config.images_dir.glob("*/image.json"))]
+    return [image for image in found if image.owner]
+
+
+def split(image: Image, layers: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:
+    """The layers of the root file system, and those that are unpacked onto it."""
+    count = image.root_layers or len(layers)
+    return layers[:count], layers[count:]
 
 
 def layer_paths(config: NodeConfig, image: Image) -> list[Path]:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,10 @@ class Source:
     closure: Path
     snapshot: Path | None
     """A checkpoint directory; None: cold boot."""
+    runtime: Runtime | None = None
+    """The runtime, and release of it, that the snapshot is bound to; None takes the template's."""
+    disk: Path | None = None
+    """At a cold boot: what an earlier life has written."""
 
 
 @dataclass(slots=True)
@@ -56,6 +60,8 @@ class Sandbox:
     agent: Agent
     sandbox_id: str | None = None
     policy: NetworkPolicy = field(default_factory=NetworkPolicy)
+    closure: str = ""
+    """Name of the guest closure that it runs from."""
     ending: bool = False
     """Set when its end is wanted, so that its death is no news."""
 
@@ -75,6 +81,7 @@ class Sandbox:
             self.process.start_ticks,
             self.sandbox_id,
             asdict(self.policy),
+            self.closure,
         )
 
 
@@ -90,7 +97,14 @@ class Launcher:
 
     def runtime_of(self, image: Image) -> Runtime:
         """The runtime for a template. Raises: NodeError when this node does not have it."""
-        name = self._config.runtime or image.runtime
+        return self.runtime_named(self._config.runtime or image.runtime)
+
+    def runtimes(self) -> Iterable[Runtime]:
+        """All that this node has."""
+        return self._runtimes.values()
+
+    def runtime_named(self, name: str) -> Runtime:
+        """A runtime by its name. Raises: NodeError when this node does not have it."""
         try:
             return self._runtimes[name]
         except KeyError:
@@ -102,22 +116,24 @@ class Launcher:
         """The groups of a container."""
         return Cgroup(f"/{self._config.name}/{container_id}")
 
+    def remove_groups(self) -> None:
+        """Remove the group that holds those of all containers, of which there are none left."""
+        try:
+            Cgroup(f"/{self._config.name}").remove()
+        except OSError as error:
+            log.warning("the node's control group stays: %s", error)
+
     async def launch(self, source: Source) -> Sandbox:
         """Start a container whose agent answers; it belongs to nobody yet. Raises: NodeError; nothing is left behind then."""
-        runtime = self.runtime_of(source.image)
+        runtime = source.runtime or self.runtime_of(source.image)
         container_id = f"c{secrets.token_hex(8)}"
         directory = self._config.sandboxes_dir / container_id
         slot = await self._slots.take()
-        process: ProcessId | None = None
         try:
             directory.mkdir(parents=True, mode=0o711)  # root of a user namespace must be able to pass
             Record(container_id, source.image.build_id, runtime.name, slot.number).write(directory)
             plan = self._plan(source, container_id, directory, slot)
-            if source.snapshot is not None:
-                process = await runtime.restore(plan, source.snapshot)
-            else:
-                process = await runtime.boot(plan)
-            await self._firewall.set_policy(slot.link, slot.outer, NetworkPolicy())
+            process = await self._begin(runtime, plan, source.snapshot)
             sandbox = Sandbox(
                 container_id,
                 source.image,
@@ -127,6 +143,7 @@ class Launcher:
                 Cgroup(plan.cgroup),
                 process,
                 Agent(str(slot.outer)),
+                closure=source.closure.name,
             )
             await self._until_healthy(sandbox)
             sandbox.cgroup.set_timer_slack(_WAITING_SLACK)
@@ -135,6 +152,19 @@ class Launcher:
             await asyncio.shield(self._abandon(container_id, directory, slot, runtime))
             raise
         return sandbox
+
+    async def _begin(self, runtime: Runtime, plan: Plan, snapshot: Path | None) -> ProcessId:
+        """Start the container's processes, and give its slot the usual rules meanwhile: the kernel takes its time for both."""
+        begun, ruled = await asyncio.gather(
+            runtime.boot(plan) if snapshot is None else runtime.restore(plan, snapshot),
+            self._firewall.set_policy(plan.slot.link, plan.slot.outer, NetworkPolicy()),
+            return_exceptions=True,  # whatever fails: nothing is undone before both have ended
+        )
+        for result in (begun, ruled):
+            if isinstance(result, BaseException):
+                raise result
+        assert isinstance(begun, ProcessId)
+        return begun
 
     async def _until_healthy(self, sandbox: Sandbox) -> None:
         """Wait for the agent, or for the container's death, whichever comes first. Raises: NodeError."""
@@ -161,7 +191,8 @@ class Launcher:
         bundle = directory / "bundle"
         bundle.mkdir()
         cgroup = self.cgroup(container_id).path
-        return Plan(container_id, bundle, source.layers, source.root, source.closure, slot, limits, cgroup)
+        layers, closure = source.layers, source.closure
+        return Plan(container_id, bundle, layers, source.root, closure, slot, limits, cgroup, source.disk)
 
     async def _abandon(self, container_id: str, directory: Path, slot: Slot, runtime: Runtime) -> None:
         """Undo a start that failed."""
@@ -184,6 +215,13 @@ class Launcher:
         """Give everything back that a dead sandbox held."""
         await sandbox.agent.close()
         await self.clean(sandbox.container_id, sandbox.directory, sandbox.slot, sandbox.runtime)
+
+    async def sweep(self, directory: Path, runtime: str) -> None:
+        """Remove what an earlier process left of a container; what resists stays for the next start, and keeps nobody from this one."""
+        try:
+            await self.clean(directory.name, directory, None, runtime)
+        except (OSError, TimeoutError, NodeError) as error:
+            log.error("remains of %s cannot be removed, trying again at the next start: %s", directory, error)
 
     async def clean(self, container_id: str, directory: Path, slot: Slot | None, runtime: str) -> None:
         """Kill what is left of a container, and remove all traces. The record goes last: a crash in between is tidied at start."""

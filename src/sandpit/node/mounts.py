@@ -1,4 +1,4 @@
-"""Mounts by system call: bind, overlay, idmapped layers, lazy unmount.
+"""Mounts by system call: binds (read-only, idmapped), overlays, lazy unmount.
 
 Constants are those of linux/mount.h and linux/fcntl.h; the calls have no binding in the standard library.
 """
@@ -26,6 +26,9 @@ _AT_EMPTY_PATH = 0x1000
 _OPEN_TREE_CLONE = 0x1
 _OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_MOUNT_ATTR_RDONLY = 0x1
+_MOUNT_ATTR_NOSUID = 0x2
+_MOUNT_ATTR_NODEV = 0x4
 _MOUNT_ATTR_IDMAP = 0x100000
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -75,23 +78,42 @@ def overlay(target: Path, lowers: Sequence[Path], upper: Path | None = None, wor
     mount("overlay", target, "overlay", 0 if upper is not None else MS_RDONLY, options)
 
 
-def bind_idmapped(source: Path, target: Path, base: int, count: int = 65536) -> None:
-    """Bind `source` so that owner 0..count-1 on disk appears as base..base+count-1. Raises: OSError."""
-    userns = _user_namespace(base, count)
+def bind_read_only(source: Path, target: Path) -> None:
+    """Bind `source` at `target`, read-only for everybody who reaches it there or through a bind of it. Raises: OSError.
+
+    The mount itself says so, not a runtime's configuration: root in a gVisor sandbox can lift a "ro" that only the sandbox's own kernel
+    knows of (`mount -o remount,rw`), and its files are opened on the host directly.
+    """
+    _bind(source, target, _MountAttr(attr_set=_MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV))
+
+
+def bind_idmapped(source: Path, target: Path, base: int, count: int = 65536, *, read_only: bool = True) -> None:
+    """Bind `source` so that owner 0..count-1 on disk appears as base..base+count-1. Raises: OSError.
+
+    Read-only for all that sandboxes share: removing what a crash left of one must not reach into its layers. Where it can be written
+    to, the host's root has a number of its own on disk, `count`: an overlay's mounter makes files too.
+    """
+    userns = _user_namespace(f"0 {base} {count}" + ("" if read_only else f"\n{count} 0 1"))
+    attributes = _MOUNT_ATTR_IDMAP | (_MOUNT_ATTR_RDONLY if read_only else 0)
     try:
-        tree = _syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(source), _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC)
-        try:
-            attr = _MountAttr(attr_set=_MOUNT_ATTR_IDMAP, userns_fd=userns)
-            _syscall(_SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, ctypes.byref(attr), ctypes.sizeof(attr))
-            _syscall(_SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
-        finally:
-            os.close(tree)
+        _bind(source, target, _MountAttr(attr_set=attributes, userns_fd=userns))
     finally:
         os.close(userns)
 
 
-def _user_namespace(base: int, count: int) -> int:
-    """A descriptor of a user namespace with one mapping, held by nobody else."""
+def _bind(source: Path, target: Path, attributes: _MountAttr) -> None:
+    """Bind with attributes that hold from the mount's first moment on."""
+    tree = _syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(source), _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC)
+    try:
+        size = ctypes.sizeof(attributes)
+        _syscall(_SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, ctypes.byref(attributes), size)
+        _syscall(_SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
+    finally:
+        os.close(tree)
+
+
+def _user_namespace(mapping: str) -> int:
+    """A descriptor of a user namespace with a mapping (user_namespaces(7)), held by nobody else."""
     ready, go = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -104,7 +126,7 @@ def _user_namespace(base: int, count: int) -> int:
         if os.read(ready[0], 1) != b"y":
             raise OSError("this kernel gives no user namespaces: sysctl user.max_user_namespaces must be above 0")
         for kind in ("uid_map", "gid_map"):
-            Path(f"/proc/{pid}/{kind}").write_text(f"0 {base} {count}")
+            Path(f"/proc/{pid}/{kind}").write_text(mapping)
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.write(go[1], b"x")

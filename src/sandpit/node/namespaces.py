@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+from collections.abc import Mapping
 
 _CLONE_NEWUTS = 0x04000000
+_CLONE_NEWUSER = 0x10000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -20,3 +22,26 @@ def set_host_name(pid: int, name: str) -> None:
     finally:
         os.close(descriptor)
     socket.sethostname(name)
+
+
+def set_user_limits(pid: int, limits: Mapping[str, int]) -> None:
+    """Set limits `/proc/sys/user/NAME` of the user namespace of process `pid` (namespaces(7)). Raises: OSError.
+
+    A process with threads cannot enter a user namespace, so a child does.
+    """
+    texts = [(f"/proc/sys/user/{name}".encode(), b"%d" % value) for name, value in limits.items()]
+    namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        # Only async-signal-safe work here: the parent has threads.
+        status = 1
+        try:
+            if _libc.setns(namespace, _CLONE_NEWUSER) == 0:
+                for path, text in texts:
+                    os.write(os.open(path, os.O_WRONLY), text)
+                status = 0
+        finally:
+            os._exit(status)
+    os.close(namespace)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        raise OSError(f"the user namespace of process {pid} takes no limits: {', '.join(limits)}")

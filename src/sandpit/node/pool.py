@@ -6,17 +6,24 @@ One that was never taken has run no tenant's code; one that was taken never come
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 
 from sandpit.node.contract import NodeError
+from sandpit.node.demand import Demand
 from sandpit.node.launcher import Sandbox
 from sandpit.node.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 5.0
+_CALM_SECONDS = 0.3
+_LATEST_SECONDS = 1.5
+"""A refill takes a processor for a quarter of a second. Right behind a create that is the time of a first command, so it waits
+until nobody took one for a moment, but not for long."""
 
 
 class Pool:
@@ -25,56 +32,79 @@ class Pool:
     def __init__(
         self,
         build_id: str,
-        size: int,
+        demand: Demand,
         launch: Callable[[str], Awaitable[Sandbox]],
         discard: Callable[[Sandbox], Awaitable[None]],
         has_room: Callable[[str], bool],
     ) -> None:
         """`launch` starts one, `discard` ends one, `has_room` keeps all pools within the memory budget; they belong to the node."""
         self.build_id = build_id
-        self._size = size
+        self._demand = demand
         self._launch = launch
         self._discard = discard
         self._has_room = has_room
         self._ready: deque[Sandbox] = deque()
         self._wanted = asyncio.Event()
+        self._last_taken = -_CALM_SECONDS
         self._closed = False
+        self._watches: dict[str, asyncio.Task[None]] = {}
+        """By container id: what waits for the end of each ready sandbox."""
 
     def run(self, tasks: Tasks) -> None:
         """Keep the pool full, in a task of the owner's."""
         self._wanted.set()
-        tasks.spawn(self._refill(), f"pool of {self.build_id}")
+        tasks.spawn(self._refill(tasks), f"pool of {self.build_id}")
 
     def __len__(self) -> int:
         """How many are ready."""
         return len(self._ready)
 
-    def resize(self, size: int) -> None:
-        """Aim for another number of ready sandboxes."""
-        self._size = size
-        self._wanted.set()
-
     def take(self) -> Sandbox | None:
-        """A ready sandbox, if there is one; the pool refills behind."""
-        while self._ready:
-            sandbox = self._ready.popleft()
-            self._wanted.set()
-            if sandbox.process.alive():
-                return sandbox
+        """A ready sandbox, if there is one; the pool refills behind, and grows with demand."""
+        self._demand.ask(time.monotonic())
         self._wanted.set()
+        for sandbox in self._ready:
+            if sandbox.process.alive():
+                self._last_taken = time.monotonic()
+                self._release(sandbox)
+                return sandbox
         return None
 
-    def remove(self, sandbox: Sandbox) -> None:
-        """Forget one that died."""
-        if sandbox in self._ready:
-            self._ready.remove(sandbox)
-            self._wanted.set()
+    def _release(self, sandbox: Sandbox) -> None:
+        self._ready.remove(sandbox)
+        self._watches.pop(sandbox.container_id).cancel()
 
-    async def _refill(self) -> None:
+    async def _watch(self, sandbox: Sandbox) -> None:
+        """Replace a ready sandbox that dies."""
+        await sandbox.process.wait()
+        log.warning("a waiting sandbox of %s ended on its own", self.build_id)
+        self._ready.remove(sandbox)
+        del self._watches[sandbox.container_id]
+        self._wanted.set()
+        await self._discard(sandbox)
+
+    async def _calm(self) -> None:
+        """Wait until those who took sandboxes had a moment to themselves."""
+        latest = time.monotonic() + _LATEST_SECONDS
+        while (pause := min(self._last_taken + _CALM_SECONDS, latest) - time.monotonic()) > 0:
+            await asyncio.sleep(pause)
+
+    def _target(self) -> int:
+        return self._demand.wanted(time.monotonic())
+
+    async def _until_wanted(self) -> None:
+        """Wait until one was taken or has died, or until fewer are wanted than there are."""
+        seconds = self._demand.next_change(time.monotonic())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wanted.wait()
+        self._wanted.clear()
+
+    async def _refill(self, tasks: Tasks) -> None:
         while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            while len(self._ready) < self._size and self._has_room(self.build_id):
+            await self._until_wanted()
+            while not self._closed and len(self._ready) < self._target() and self._has_room(self.build_id):
+                await self._calm()
                 try:
                     sandbox = await self._launch(self.build_id)
                 except (NodeError, OSError, TimeoutError) as error:
@@ -86,11 +116,17 @@ class Pool:
                     await self._discard(sandbox)
                     return
                 self._ready.append(sandbox)
-            while len(self._ready) > self._size:
-                await self._discard(self._ready.pop())
+                watch = tasks.spawn(self._watch(sandbox), f"watch {sandbox.container_id}")
+                self._watches[sandbox.container_id] = watch
+            while len(self._ready) > self._target():
+                await self._end(self._ready[-1])
+
+    async def _end(self, sandbox: Sandbox) -> None:
+        self._release(sandbox)
+        await self._discard(sandbox)
 
     async def close(self) -> None:
         """End the ready sandboxes."""
         self._closed = True
         while self._ready:
-            await self._discard(self._ready.popleft())
+            await self._end(self._ready[0])

@@ -26,6 +26,8 @@ class Record:
     start_ticks: int | None = None
     sandbox_id: str | None = None
     network: dict[str, list[str] | None] = field(default_factory=dict)
+    closure: str = ""
+    """Name of the guest closure that it runs from."""
 
     def policy(self) -> NetworkPolicy:
         """The egress rules in force."""

@@ -128,9 +128,26 @@ class Build(Base):
     runtime: Mapped[str] = mapped_column(String(32))
     reason: Mapped[dict[str, Any] | None]
     """Why it failed: `{message, step?}`."""
+    base_build_id: Mapped[str | None] = mapped_column(String(64))
+    """Of a snapshot of a sandbox: the build that the sandbox was made of. The build's id is then the snapshot's."""
+    tags: Mapped[list[str] | None] = mapped_column(JSON)
+    """What it is to be called when it is ready."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)
     finished_at: Mapped[datetime | None]
+
+
+class BuildLog(Base):
+    """A line of a template build's log."""
+
+    __tablename__ = "build_logs"
+
+    build_id: Mapped[str] = mapped_column(ForeignKey("builds.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    timestamp: Mapped[datetime]
+    level: Mapped[str] = mapped_column(String(8))
+    step: Mapped[str | None] = mapped_column(String(16))
+    message: Mapped[str] = mapped_column(Text)
 
 
 class TemplateTag(Base):
@@ -156,10 +173,10 @@ class Sandbox(Base):
     build_id: Mapped[str] = mapped_column(String(64))
     alias: Mapped[str | None] = mapped_column(String(200))
     state: Mapped[str] = mapped_column(String(16), index=True)
-    """`running`, `paused` or `ended`."""
+    """`running`, `pausing` (shown as paused), `paused` or `ended`."""
     started_at: Mapped[datetime]
     end_at: Mapped[datetime]
-    """When it expires; of an ended one, when it ended."""
+    """When it expires; of a paused or ended one, when it was paused or ended."""
     ended_reason: Mapped[str | None] = mapped_column(Text)
     timeout_s: Mapped[int]
     """Seconds to live that were asked for at create."""
@@ -175,6 +192,25 @@ class Sandbox(Base):
     """The network object as the API shows it (current-protocol 3.9)."""
     lifecycle: Mapped[dict[str, Any]]
     mcp: Mapped[dict[str, Any] | None]
+    pause_mode: Mapped[str | None] = mapped_column(String(16))
+    """Of a paused one: `full`, or `filesystem` when its processes were not kept."""
+    snapshot_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    """What a paused one takes up on disk."""
+
+
+class Snapshot(Base):
+    """A sandbox as it was, kept under a name: a build of a template that sandboxes can be made of."""
+
+    __tablename__ = "snapshots"
+
+    build_id: Mapped[str] = mapped_column(ForeignKey("builds.id", ondelete="CASCADE"), primary_key=True)
+    team_id: Mapped[str] = mapped_column(ForeignKey("teams.id", ondelete="CASCADE"), index=True)
+    template_id: Mapped[str] = mapped_column(String(64), index=True)
+    tag: Mapped[str] = mapped_column(String(128))
+    sandbox_id: Mapped[str] = mapped_column(String(32), index=True)
+    memory: Mapped[bool]
+    size: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class SandboxMetadata(Base):

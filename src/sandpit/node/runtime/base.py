@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from sandpit.node.cgroups import Cgroup
 from sandpit.node.contract import NodeError
 from sandpit.node.processes import ProcessId
 from sandpit.node.slots import Slot
@@ -42,20 +43,33 @@ class Plan:
     root: Path
     """What `Runtime.root` made of them."""
     closure: Path
-    """The guest closure, mounted read-only at /.sandpit."""
+    """The guest closure through a read-only mount, to be bound at /.sandpit."""
     slot: Slot
     limits: Limits
     cgroup: str
     """Path of the container's group below each hierarchy's root."""
+    disk: Path | None = None
+    """At boot: what an earlier life has written, as `Runtime.copy_disk` or the agent gave it. Belongs to the snapshot; not written to."""
 
 
 class Runtime(Protocol):
     """One OCI runtime. A container's processes go on when this process ends."""
 
     name: str
+    stacks_layers: bool
+    """Whether a sandbox's root is the layers themselves; otherwise it is one file, made of them ahead (`root`)."""
 
     def release(self) -> str:
         """A digest of the runtime binary: snapshots restore with the same one only."""
+
+    def keep_release(self) -> None:
+        """Keep this binary until `forget_releases`, whatever is installed later. Raises: OSError."""
+
+    def other_release(self, release: str) -> Runtime | None:
+        """The driver with another release's binary, if that was kept."""
+
+    def forget_releases(self, needed: Collection[str]) -> None:
+        """Remove kept binaries but those that are needed. Raises: OSError."""
 
     def snapshots(self) -> bool:
         """Whether checkpoint and restore of live processes work here."""
@@ -71,6 +85,18 @@ class Runtime(Protocol):
 
     async def checkpoint(self, container_id: str, image: Path, *, leave_running: bool) -> None:
         """Write a checkpoint into the empty directory `image`. Raises: RuntimeFailed, SnapshotUnsupported."""
+
+    async def freeze(self, container_id: str, cgroup: Cgroup) -> None:
+        """Let no process of a container run until `thaw`. Raises: RuntimeFailed."""
+
+    async def thaw(self, container_id: str, cgroup: Cgroup) -> None:
+        """Let a container's processes run, whether it is frozen or not. Raises: RuntimeFailed."""
+
+    async def copy_disk(self, bundle: Path, target: Path) -> bool:
+        """Copy all that a frozen container has written into a file; False: the host cannot, only its agent. Raises: RuntimeFailed."""
+
+    def written(self, bundle: Path) -> Path | None:
+        """The upper directory of a container's overlay, as far as the host can see it. While it is frozen, nothing in it changes."""
 
     async def name_host(self, process: ProcessId, name: str) -> None:
         """Set a running container's host name, if its own root may not. Raises: OSError."""

@@ -8,7 +8,8 @@ from typing import Any
 from sandpit.node.runtime.base import Limits, Plan
 
 CLOSURE = "/.sandpit"
-_LOADER = (f"{CLOSURE}/lib/ld.so", "--library-path", f"{CLOSURE}/lib", f"{CLOSURE}/bin/python3", "-I", "-S")
+GUEST_PYTHON = (f"{CLOSURE}/lib/ld.so", "--library-path", f"{CLOSURE}/lib", f"{CLOSURE}/bin/python3", "-I", "-S")
+"""The guest closure's Python inside a sandbox."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 OPEN_FILES = 65536
@@ -34,7 +35,7 @@ CAPABILITIES = (
 
 def guest_command(*parts: str) -> list[str]:
     """The command line of a program of the guest closure."""
-    return [*_LOADER, f"{CLOSURE}/run.py", *parts]
+    return [*GUEST_PYTHON, f"{CLOSURE}/run.py", *parts]
 
 
 def process(arguments: list[str], capabilities: tuple[str, ...], *, no_new_privileges: bool) -> dict[str, Any]:

@@ -1,0 +1,198 @@
+"""Taking snapshots of running sandboxes, and what to start a sandbox from again."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from sandpit.node import images
+from sandpit.node.agent import AgentUnavailable
+from sandpit.node.closures import Closures
+from sandpit.node.config import NodeConfig
+from sandpit.node.contract import AgentUnresponsive, NodeError, SnapshotInfo
+from sandpit.node.launcher import Launcher, Sandbox, Source
+from sandpit.node.processors import processor_features
+from sandpit.node.quiet import quiesce
+from sandpit.node.runtime.base import Runtime
+from sandpit.node.snapshots import DISK, Manifest, SnapshotStore
+
+log = logging.getLogger(__name__)
+
+_TAR_OVERHEAD = 2
+"""How much larger than the disk its tar stream may be: small files take more room there."""
+_ANSWER_SECONDS = 5.0
+"""How long an agent may take to answer before its sandbox counts as unresponsive; a busy one takes milliseconds."""
+
+
+class Snapshotter:
+    """Keeps states of sandboxes, and finds them again."""
+
+    def __init__(self, config: NodeConfig, launcher: Launcher, closures: Closures, closure: str) -> None:
+        """`closure` names the one that new sandboxes run from. The parts belong to the caller."""
+        self._config = config
+        self._launcher = launcher
+        self._closures = closures
+        self._closure = closure
+        self.store = SnapshotStore(config.sandbox_snapshots_dir)
+
+    async def announce(self, sandbox: Sandbox) -> None:
+        """See Node.announce_snapshot. What does not answer now would not after a restore."""
+        try:
+            await sandbox.agent.freeze(_ANSWER_SECONDS)
+        except AgentUnavailable as error:
+            raise AgentUnresponsive(
+                f"the agent of sandbox {sandbox.sandbox_id} did not answer within {_ANSWER_SECONDS:g} s; the sandbox goes on"
+            ) from error
+
+    async def take(self, sandbox: Sandbox, snapshot_id: str, *, memory: bool, end: bool) -> SnapshotInfo:
+        """See Node.snapshot. If the sandbox was to end, it is dying when this returns; in every other case it goes on."""
+        began = time.monotonic()
+        runtime = self._launcher.runtime_named(sandbox.runtime)
+        staging = await asyncio.to_thread(self.store.begin, snapshot_id)
+        try:
+            await asyncio.to_thread(runtime.keep_release)
+            manifest = self._manifest(sandbox, runtime, snapshot_id, memory=memory and runtime.snapshots())
+            if manifest.kind == "memory":
+                await self._save_memory(sandbox, runtime, staging)
+            else:
+                await self._save_disk(sandbox, runtime, staging, end=end)
+            complete = await asyncio.to_thread(self.store.commit, staging, manifest)
+        except BaseException as error:
+            await asyncio.to_thread(self.store.abandon, staging)
+            await asyncio.shield(self.go_on(sandbox))
+            if isinstance(error, OSError):
+                raise NodeError(f"the snapshot could not be written: {error}") from error
+            raise
+        if end:
+            # Frozen, it does nothing more, and its snapshot is durable: nobody need wait until the kernel has taken its memory back.
+            sandbox.ending = True
+            sandbox.process.kill()
+        else:
+            await self.go_on(sandbox)
+        took = time.monotonic() - began
+        log.info("snapshot %s (%s): %d MiB in %.3f s", snapshot_id, manifest.kind, complete.info().size >> 20, took)
+        return complete.info()
+
+    async def _save_memory(self, sandbox: Sandbox, runtime: Runtime, staging: Path) -> None:
+        """Frozen first and left running: whatever fails, the sandbox can go on, and nothing happens in it that is not in the snapshot."""
+        await quiesce(sandbox)
+        await runtime.freeze(sandbox.container_id, sandbox.cgroup)
+        await runtime.checkpoint(sandbox.container_id, staging, leave_running=True)
+
+    async def _save_disk(self, sandbox: Sandbox, runtime: Runtime, staging: Path, *, end: bool) -> None:
+        await runtime.freeze(sandbox.container_id, sandbox.cgroup)
+        if await runtime.copy_disk(sandbox.directory / "bundle", staging / DISK):
+            return
+        await runtime.thaw(sandbox.container_id, sandbox.cgroup)
+        limit = (sandbox.image.disk_mb << 20) * _TAR_OVERHEAD
+        await sandbox.agent.save_disk(staging / DISK, stop_processes=end, limit=limit)
+
+    async def go_on(self, sandbox: Sandbox) -> None:
+        """Let a sandbox run, frozen or not; one that has died meanwhile is no news here."""
+        if not sandbox.process.alive():
+            return
+        try:
+            await self._launcher.runtime_named(sandbox.runtime).thaw(sandbox.container_id, sandbox.cgroup)
+            await sandbox.agent.unfreeze(_ANSWER_SECONDS)
+        except NodeError as error:
+            log.error("sandbox %s may not have gone on after a snapshot: %s", sandbox.sandbox_id, error)
+
+    def _manifest(self, sandbox: Sandbox, runtime: Runtime, snapshot_id: str, *, memory: bool) -> Manifest:
+        return Manifest(
+            snapshot_id,
+            sandbox.image.build_id,
+            "memory" if memory else "filesystem",
+            runtime.name,
+            runtime.release(),
+            _processor(),
+            sandbox.closure,
+        )
+
+    async def prepare(self) -> None:
+        """Bring the directory in order, and forget releases that no snapshot needs. Raises: OSError."""
+        await asyncio.to_thread(self.store.prepare)
+        needed: dict[str, set[str]] = {}
+        for manifest in self.store.all():
+            if manifest.kind == "memory":
+                needed.setdefault(manifest.runtime, set()).add(manifest.release)
+        for runtime in self._launcher.runtimes():
+            await asyncio.to_thread(runtime.forget_releases, needed.get(runtime.name, ()))
+
+    def restorable(self, manifest: Manifest) -> str | None:
+        """Why a snapshot's memory cannot be restored here; None when it can, or has none."""
+        if manifest.kind != "memory":
+            return None
+        if manifest.release != self._launcher.runtime_named(manifest.runtime).release():
+            return "another release of the runtime took it"
+        if manifest.processor != _processor():
+            return "it was taken on another kind of processor"
+        if not self._closures.has(manifest.closure):
+            return "the guest programs that it ran are no longer there"
+        return None
+
+    async def restore(self, manifest: Manifest) -> Sandbox:
+        """Let a copy of the sandbox go on; it belongs to nobody yet. Raises: SnapshotDamaged, NodeError."""
+        source = await self._source(manifest, snapshot=self.store.path(manifest.snapshot_id))
+        verified = asyncio.ensure_future(asyncio.to_thread(self.store.verify, manifest))
+        try:
+            sandbox = await self._launcher.launch(source)
+        except BaseException:
+            await asyncio.shield(verified)  # damage is the better explanation of a failure
+            raise
+        try:
+            await verified
+        except BaseException:
+            await asyncio.shield(self._discard(sandbox))
+            raise
+        return sandbox
+
+    @asynccontextmanager
+    async def disk_source(self, manifest: Manifest) -> AsyncIterator[Source]:
+        """What to boot from, without the processes that a snapshot may hold. Raises: SnapshotDamaged, NodeError."""
+        if manifest.kind == "filesystem":
+            await asyncio.to_thread(self.store.verify, manifest)
+            yield await self._source(manifest, disk=self.store.path(manifest.snapshot_id) / DISK)
+            return
+        staging = await asyncio.to_thread(self.store.begin, f"{manifest.snapshot_id}-disk")
+        try:
+            await self._extract(manifest, staging / DISK)
+            yield await self._source(manifest, disk=staging / DISK)
+        finally:
+            await asyncio.to_thread(self.store.abandon, staging)
+
+    async def _extract(self, manifest: Manifest, disk: Path) -> None:
+        """Read the file system out of a memory snapshot: a copy is restored for as long as it takes, its processes stopped."""
+        sandbox = await self.restore(manifest)
+        try:
+            limit = (sandbox.image.disk_mb << 20) * _TAR_OVERHEAD
+            await sandbox.agent.save_disk(disk, stop_processes=True, limit=limit)
+        finally:
+            await asyncio.shield(self._discard(sandbox))
+
+    async def _source(self, manifest: Manifest, *, snapshot: Path | None = None, disk: Path | None = None) -> Source:
+        image = images.load(self._config, manifest.build_id)
+        layers = tuple(images.layer_paths(self._config, image))
+        runtime = self._launcher.runtime_named(manifest.runtime)
+        if snapshot is not None and manifest.release != runtime.release():
+            older = runtime.other_release(manifest.release)
+            if older is None:
+                raise NodeError(
+                    f"snapshot {manifest.snapshot_id} needs the {manifest.runtime} release {manifest.release[:12]}, which is gone"
+                )
+            runtime = older
+        root = await runtime.root(images.split(image, layers)[0], self._config.roots_dir)
+        closure = self._closures.mounted(manifest.closure if snapshot else self._closure)
+        return Source(image, layers, root, closure, snapshot, runtime, disk)
+
+    async def _discard(self, sandbox: Sandbox) -> None:
+        await self._launcher.end(sandbox)
+        await self._launcher.tidy(sandbox)
+
+
+def _processor() -> str:
+    return hashlib.sha256(processor_features().encode()).hexdigest()[:16]

@@ -8,19 +8,34 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import uvloop
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from sandpit.guest.agent import elevate, sudo_shim
 from sandpit.guest.agent.identity import use_resolver
+from sandpit.guest.agent.legacy.door import MAX_MESSAGE_BYTES, PORT, Door, web_socket
 from sandpit.guest.agent.relay import Relay
 from sandpit.guest.agent.server import build_app
 from sandpit.guest.agent.state import AgentState
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 LOG = Path("/run/sandpit/agent.log")
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+_HARMLESS_SIGNALS = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+"""gVisor, unlike Linux (pid_namespaces(7)), lets PID 1 die of what a process sends it by mistake."""
 _KEEP_ALIVE_S = 3600
 """The edge keeps connections for reuse; it decides when one is too old."""
 
@@ -29,26 +44,51 @@ def main() -> None:
     """Serve until killed."""
     options = _options()
     os.umask(0o022)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # this too is inherited
     os.chdir("/")
-    uvloop.run(serve(options.host, options.port, options.relay_port, options.gateway))
+    for number in _HARMLESS_SIGNALS:
+        signal.signal(number, lambda *_: None)  # not SIG_IGN, which all that we start would inherit
+    uvloop.run(serve(options.host, options.port, options.relay_port, options.legacy_port, options.gateway))
 
 
-async def serve(host: str, port: int, relay_port: int, gateway: str) -> None:
-    """Listen on both ports, and reap children, for ever.
+async def serve(host: str, port: int, relay_port: int, legacy_port: int, gateway: str) -> None:
+    """Listen on all ports, and reap children, for ever.
 
     uvicorn's connections without its server, which wakes up ten times a second (a hundred idle sandboxes would notice)
     and takes over signals.
     """
     loop = asyncio.get_running_loop()
-    app = build_app(AgentState(gateway=gateway))
+    agent = AgentState(gateway=gateway)
+    app = build_app(agent)
     # Not add_signal_handler: uvloop keeps SIGCHLD for its own subprocesses, of which there are none.
     signal.signal(signal.SIGCHLD, lambda *_: loop.call_soon_threadsafe(app.state.processes.reap))
     app.state.processes.reap()
-    use_resolver(gateway)
+    use_resolver(gateway, agent.journal)
+    http = await _listen(app, host, port)
+    legacy = await _listen(Door(agent, app.state.processes), host, legacy_port, web_socket)
+    relay = await loop.create_server(lambda: Relay(gateway), host, relay_port, backlog=2048)
+    ports = [server.sockets[0].getsockname()[1] for server in (http, relay, legacy)]
+    sys.stderr.write(f"sandpit agent: listening on {host}, port {ports[0]}, relay {ports[1]}, 2024's {ports[2]}\n")
+    if os.getpid() == 1:
+        leave_host_output()
+        if sudo_shim.kernel_ignores_set_user_id():
+            elevate.Elevator(app.state.processes).listen()
+            sudo_shim.keep_replaced()
+    async with http, relay, legacy:
+        await http.serve_forever()
+
+
+async def _listen(
+    app: Any, host: str, port: int, web_socket: Callable[..., Any] | Literal["none"] = "none"
+) -> asyncio.Server:
+    """Serve an ASGI application. Websockets are not pinged: a client that is busy for a while has not gone."""
     config = Config(
         app,
         http="httptools",
-        ws="none",
+        ws=web_socket,  # type: ignore[arg-type]  # any maker of protocols will do
+        ws_max_size=MAX_MESSAGE_BYTES,
+        ws_ping_interval=None,
+        ws_per_message_deflate=False,
         lifespan="off",
         interface="asgi3",
         access_log=False,
@@ -61,14 +101,8 @@ async def serve(host: str, port: int, relay_port: int, gateway: str) -> None:
     )
     config.load()
     state = ServerState()
-    http = await loop.create_server(lambda: HttpToolsProtocol(config, state, {}), host, port, backlog=2048)
-    relay = await loop.create_server(lambda: Relay(gateway), host, relay_port, backlog=2048)
-    ports = [server.sockets[0].getsockname()[1] for server in (http, relay)]
-    sys.stderr.write(f"sandpit agent: listening on {host}, port {ports[0]}, relay {ports[1]}\n")
-    if os.getpid() == 1:
-        leave_host_output()
-    async with http, relay:
-        await http.serve_forever()
+    loop = asyncio.get_running_loop()
+    return await loop.create_server(lambda: HttpToolsProtocol(config, state, {}), host, port, backlog=2048)
 
 
 def leave_host_output() -> None:
@@ -88,6 +122,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on")
     parser.add_argument("--port", type=int, default=49983, help="port of the current protocol (0: any)")
     parser.add_argument("--relay-port", type=int, default=49981, help="port of the relay (0: any)")
+    parser.add_argument("--legacy-port", type=int, default=PORT, help="port of the protocol of 2024 (0: any)")
     parser.add_argument("--gateway", default="169.254.0.22", help="the only peer served control calls and the relay")
     return parser.parse_args()
 

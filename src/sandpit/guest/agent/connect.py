@@ -150,29 +150,46 @@ class _ServerStream:
         if _media_type(headers) != _STREAM_TYPE:
             await _unsupported(send, _STREAM_TYPE)
             return
-        started = False
+        answer = _Answer(send)
         try:
             call = _call(scope, headers)
             message = _single(await _body(receive))
-            # Not earlier: a client that sees an answer stops sending its message.
-            await _start_stream(send)
-            started = True
             async with _deadline(call):
-                gone = await _run_until_disconnect(self._pump(message, call, send), receive)
+                gone = await _run_until_disconnect(self._pump(message, call, answer), receive)
         except ConnectError as error:
-            if not started:
-                await _start_stream(send)
-            await _end_stream(send, error)
+            await answer.end(error)
             return
         if not gone:
-            await _end_stream(send)
+            await answer.end()
 
-    async def _pump(self, message: Message, call: Call, send: Send) -> None:
-        async with contextlib.aclosing(self.handler(message, call)) as answers:
-            async for answer in answers:
-                payload = answer if isinstance(answer, bytes) else _encode(answer)
-                body = _ENVELOPE.pack(0, len(payload)) + payload
-                await send({"type": "http.response.body", "body": body, "more_body": True})
+    async def _pump(self, message: Message, call: Call, answer: _Answer) -> None:
+        async with contextlib.aclosing(self.handler(message, call)) as messages:
+            async for one in messages:
+                await answer.put(one if isinstance(one, bytes) else _encode(one))
+
+
+@dataclass(slots=True)
+class _Answer:
+    """A stream of messages. Its head goes out with the first of them, in one packet: each one wakes edge and client."""
+
+    send: Send
+    started: bool = False
+
+    async def put(self, payload: bytes) -> None:
+        """Send one message, which is JSON already."""
+        await self._start()
+        body = _ENVELOPE.pack(0, len(payload)) + payload
+        await self.send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def end(self, error: ConnectError | None = None) -> None:
+        """Finish the stream."""
+        await self._start()
+        await _end_stream(self.send, error)
+
+    async def _start(self) -> None:
+        if not self.started:
+            self.started = True
+            await _start_stream(self.send)
 
 
 @dataclass(slots=True)
@@ -189,12 +206,11 @@ class _ClientStream:
             async with _deadline(call), contextlib.aclosing(_envelopes(receive)) as messages:
                 payload = _encode(await self.handler(messages, call))
         except ConnectError as error:
-            await _start_stream(send)
-            await _end_stream(send, error)
+            await _Answer(send).end(error)
             return
-        await _start_stream(send)
-        await send({"type": "http.response.body", "body": _ENVELOPE.pack(0, len(payload)) + payload, "more_body": True})
-        await _end_stream(send)
+        answer = _Answer(send)
+        await answer.put(payload)
+        await answer.end()
 
 
 def _call(scope: Scope, headers: Headers) -> Call:
@@ -315,6 +331,8 @@ def _decode(payload: bytes) -> Message:
         message = json.loads(payload or b"{}")
     except ValueError:  # JSONDecodeError and UnicodeDecodeError
         raise ConnectError("invalid_argument", "the message is not valid JSON") from None
+    except RecursionError:
+        raise ConnectError("invalid_argument", "the message is nested too deeply") from None
     if not isinstance(message, dict):
         raise ConnectError("invalid_argument", "the message is not a JSON object")
     return message

@@ -45,6 +45,7 @@ class _Files:
             path = self._resolve(given, account)
             if not writes:
                 await send_file(path, headers, receive, send, head=scope["method"] == "HEAD")
+                self.state.journal.add("filesystem", "debug", "file read", path=path, user=account.name)
                 return
             answer = await receive_files(
                 path if given else None, account, headers, receive, lambda name: self._resolve(name, account)
@@ -53,6 +54,8 @@ class _Files:
             await _answer(send, error.status, {"code": error.status, "message": error.message}, error.headers)
             return
         if answer is not None:
+            for item in answer:
+                self.state.journal.add("filesystem", "info", "file written", path=str(item["path"]), user=account.name)
             await _answer(send, 200, answer)
 
     def _authorize(self, headers: Headers, query: QueryParams, operation: signature.Operation) -> Account:

@@ -29,6 +29,7 @@ class Target:
     user_metadata: Mapping[str, str]
     _descriptor: int = -1
     _created: bool = False
+    _emptied: bool = False
     identity: tuple[int, int] = field(default=(0, 0))
     """Device and inode."""
 
@@ -80,13 +81,18 @@ class Target:
         return item
 
     def abort(self) -> None:
-        """Give up: half a file must not pass for a whole one, so a file that this upload created is removed."""
+        """Give up: half a file must not pass for a whole one.
+
+        A file that this upload created is removed; one that was there has lost its content already, and is left empty.
+        """
         if self._descriptor < 0:
             return
         descriptor, self._descriptor = self._descriptor, -1
         with contextlib.suppress(OSError):  # whatever ended the upload is the error that counts
             if self._created and _identity(os.lstat(self.path)) == self.identity:
                 os.unlink(self.path)
+            elif not self._created and self._emptied:
+                os.ftruncate(descriptor, 0)
         with contextlib.suppress(OSError):
             os.close(descriptor)
 
@@ -98,7 +104,7 @@ class Target:
         """
         for _ in range(_OPEN_ATTEMPTS):
             try:
-                _check(self.path, os.stat(self.path))
+                check_regular(self.path, os.stat(self.path))
                 self._descriptor = os.open(self.path, _FLAGS)
                 break
             except FileNotFoundError:
@@ -108,7 +114,7 @@ class Target:
         else:
             raise FileError(409, f"path '{self.path}' keeps being removed and made anew by somebody else")
         status = os.fstat(self._descriptor)
-        _check(self.path, status)  # again: the path may lead elsewhere by now
+        check_regular(self.path, status)  # again: the path may lead elsewhere by now
         self.identity = _identity(status)
 
     def _create(self) -> None:
@@ -126,11 +132,13 @@ class Target:
             raise FileError(507, f"error writing '{self.path}': not enough disk space available for {expected} bytes")
         if status.st_size:
             os.ftruncate(self._descriptor, 0)
+        self._emptied = True
         os.fchown(self._descriptor, owner.uid, owner.gid)
         metadata.replace(self._descriptor, self.user_metadata)
 
 
-def _check(path: str, status: os.stat_result) -> None:
+def check_regular(path: str, status: os.stat_result) -> None:
+    """Raises: FileError unless it may be written to."""
     # What /proc shows as regular files are levers of the kernel, /proc/self/mem this process's memory.
     if not stat.S_ISREG(status.st_mode) or status.st_dev == _proc_device():
         raise not_a_file(path, directory=stat.S_ISDIR(status.st_mode))

@@ -51,7 +51,7 @@ async def receive_files(
         sink = GunzipSink(sink)
     finished = False
     try:
-        if not await _pump(receive, sink):
+        if not await pump(receive, sink):
             return None
         items = await asyncio.to_thread(sink.finish)
         finished = True
@@ -81,7 +81,7 @@ def _sink(
     return RawSink(open_target(path))
 
 
-async def _pump(receive: Receive, sink: Sink) -> bool:
+async def pump(receive: Receive, sink: Sink) -> bool:
     """Feed the body to the sink; False when the client left before its end."""
     writer = _Writer(sink)
     try:

@@ -78,7 +78,9 @@ async def list_dir(message: Message, call: Call) -> bytes:
     path = _path(message, "path", call)
     depth = max(fields.uint32(message, "depth") or 0, 1)
     with _errors():
-        return await asyncio.to_thread(_list, path, depth)
+        listed = await asyncio.to_thread(_list, path, depth)
+    _tell(call, "debug", "directory listed", path)
+    return listed
 
 
 async def make_dir(message: Message, call: Call) -> Message:
@@ -86,7 +88,9 @@ async def make_dir(message: Message, call: Call) -> Message:
     path = _path(message, "path", call)
     account = call.account
     with _errors():
-        return {"entry": await asyncio.to_thread(_make, path, account)}
+        entry = await asyncio.to_thread(_make, path, account)
+    _tell(call, "info", "directory made", path)
+    return {"entry": entry}
 
 
 async def move(message: Message, call: Call) -> Message:
@@ -94,7 +98,9 @@ async def move(message: Message, call: Call) -> Message:
     source, destination = _path(message, "source", call), _path(message, "destination", call)
     account = call.account
     with _errors():
-        return {"entry": await asyncio.to_thread(_move, source, destination, account)}
+        entry = await asyncio.to_thread(_move, source, destination, account)
+    _tell(call, "info", "moved", source, to=destination)
+    return {"entry": entry}
 
 
 async def remove(message: Message, call: Call) -> Message:
@@ -102,6 +108,7 @@ async def remove(message: Message, call: Call) -> Message:
     path = _path(message, "path", call)
     with _errors():
         await asyncio.to_thread(tree.remove, path)
+    _tell(call, "info", "removed", path)
     return {}
 
 
@@ -149,7 +156,13 @@ class _Watches:
         recursive, include_entry = fields.flag(message, "recursive"), fields.flag(message, "includeEntry")
         with _errors():
             await asyncio.to_thread(_check_watchable, path, remote_allowed)
-            return await self.table.open(path, recursive=recursive, include_entry=include_entry)
+            watcher = await self.table.open(path, recursive=recursive, include_entry=include_entry)
+        _tell(call, "debug", "directory watched", path)
+        return watcher
+
+
+def _tell(call: Call, level: str, message: str, path: str, *, to: str | None = None) -> None:
+    call.state.journal.add("filesystem", level, message, path=path, to=to, user=call.account.name)
 
 
 def _path(message: Message, name: str, call: Call) -> str:

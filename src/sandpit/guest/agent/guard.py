@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from sandpit.guest.agent.state import AgentState
 
-CONTROL_PATHS = frozenset({"/init"})
+CONTROL_PATHS = frozenset({"/init", "/freeze", "/unfreeze", "/disk", "/changes", "/journal"})
 _TOKENLESS = frozenset({("GET", "/health"), ("GET", "/files"), ("POST", "/files")})
 _UNAUTHORIZED = "unauthorized access, please provide a valid access token or method signing if supported"
 
@@ -43,13 +43,14 @@ class Guard:
                 await _refuse(send, 404, "not found")
             else:
                 await self.app(scope, receive, send)
-        elif (scope["method"], scope["path"]) in _TOKENLESS or token_matches(self.state, _token(scope)):
+        elif (scope["method"], scope["path"]) in _TOKENLESS or token_matches(self.state, only_token(scope)):
             await self.app(scope, receive, send)
         else:
             await _refuse(send, 401, _UNAUTHORIZED)
 
 
-def _token(scope: Scope) -> bytes | None:
+def only_token(scope: Scope) -> bytes | None:
+    """The token that a request carries, None without one."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]
     values = [value for name, value in headers if name == b"x-access-token"]
     # Two tokens contradict each other: which one another layer looked at is unknown.

@@ -9,15 +9,17 @@ import random
 import re
 import secrets
 import socket
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
 
+from sandpit.guest.agent.snapshot_service import forget_freezing
+
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from sandpit.guest.agent.journal import Journal
     from sandpit.guest.agent.state import AgentState
 
 INSTANCE_FILE = Path("/run/sandpit/instance.json")
@@ -28,17 +30,22 @@ async def init(request: Request) -> Response:
     """Replace the identity; 204, or 400 for a body that is not what the node sends."""
     state: AgentState = request.app.state.agent
     try:
-        _take(state, json.loads(await request.body()))
+        continues = _take(state, json.loads(await request.body()))
     except (ValueError, TypeError) as error:
         return JSONResponse({"code": 400, "message": f"bad init message: {error}"}, status_code=400)
-    random.seed()  # a restored copy shares its state with all its siblings
+    if not continues:
+        state.journal.clear()
+        request.app.state.ports.begin()
     if state.sandbox_id:
-        _name_host(state.sandbox_id)
+        _name_host(state.sandbox_id, state.journal)
+        request.app.state.ports.poke()
     _publish(state)
+    forget_freezing()
     return Response(status_code=204)
 
 
-def _take(state: AgentState, body: Any) -> None:
+def _take(state: AgentState, body: Any) -> bool:
+    """Replace the identity; whether the same sandbox goes on. Raises: TypeError, ValueError."""
     if not isinstance(body, dict):
         raise TypeError("not an object")
     sandbox_id, template_id = _text(body, "sandboxID") or "", _text(body, "templateID") or ""
@@ -52,7 +59,11 @@ def _take(state: AgentState, body: Any) -> None:
     state.default_user, state.default_workdir = user or "root", workdir or None
     state.sandbox_id, state.template_id = sandbox_id, template_id
     state.env = {"E2B_SANDBOX": "true", "E2B_SANDBOX_ID": sandbox_id, "E2B_TEMPLATE_ID": template_id, **env}
-    state.instance = secrets.token_hex(16)
+    continues = body.get("resumed") is True and bool(state.instance)
+    if not continues:
+        state.instance = secrets.token_hex(16)
+        random.seed()  # a restored copy shares its state with all its siblings
+    return continues
 
 
 def _text(body: dict[str, Any], name: str) -> str | None:
@@ -62,40 +73,40 @@ def _text(body: dict[str, Any], name: str) -> str | None:
     return value
 
 
-def _name_host(name: str) -> None:
+def _name_host(name: str, journal: Journal) -> None:
     """Make `name` the host name, and give the machine an id of its own."""
     try:
         if socket.gethostname() != name:
             socket.sethostname(name)
     except OSError as error:
-        _warn(f"the kernel's host name stays: {error}")
-    _write(Path("/etc/hostname"), f"{name}\n")
+        journal.warn(f"the kernel's host name stays: {error}")
+    _write(Path("/etc/hostname"), f"{name}\n", journal)
     # The same sandbox keeps its id over pause and resume; a fork has another name, and so another id.
-    _write(Path("/etc/machine-id"), hashlib.sha256(f"machine {name}".encode()).hexdigest()[:32] + "\n")
-    _write_hosts(name)
+    _write(Path("/etc/machine-id"), hashlib.sha256(f"machine {name}".encode()).hexdigest()[:32] + "\n", journal)
+    _write_hosts(name, journal)
 
 
-def _write_hosts(name: str) -> None:
+def _write_hosts(name: str, journal: Journal) -> None:
     """Have the host name resolve: sudo complains, slowly, about one that does not."""
     hosts = Path("/etc/hosts")
     try:
         lines = hosts.read_text(errors="surrogateescape").splitlines() if hosts.exists() else ["127.0.0.1 localhost"]
     except OSError as error:
-        _warn(f"/etc/hosts is not readable: {error}")
+        journal.warn(f"/etc/hosts is not readable: {error}")
         return
     lines = [line for line in lines if not line.endswith(_HOSTS_MARK)]
     names = dict.fromkeys((name, socket.gethostname()))  # two, when the kernel's could not be changed
-    _write(hosts, "\n".join([*lines, f"127.0.1.1 {' '.join(names)} {_HOSTS_MARK}", ""]))
+    _write(hosts, "\n".join([*lines, f"127.0.1.1 {' '.join(names)} {_HOSTS_MARK}", ""]), journal)
 
 
-def use_resolver(gateway: str) -> None:
+def use_resolver(gateway: str, journal: Journal) -> None:
     """Have names answered by the node: no other name server is reachable from every sandbox."""
     if os.getpid() != 1:
         return  # not in a sandbox: /etc is somebody else's
     path = Path("/etc/resolv.conf")
     if path.is_symlink():
         path.unlink()
-    _write(path, f"nameserver {gateway}\n")
+    _write(path, f"nameserver {gateway}\n", journal)
 
 
 def _publish(state: AgentState) -> None:
@@ -115,14 +126,10 @@ def _publish(state: AgentState) -> None:
     temporary.replace(INSTANCE_FILE)
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, text: str, journal: Journal) -> None:
     """Write in place, since the file may be a mount. An image where that is impossible still works without."""
     try:
         if not path.exists() or path.read_text(errors="surrogateescape") != text:
             path.write_text(text, errors="surrogateescape")
     except OSError as error:
-        _warn(f"{path} stays as it is: {error}")
-
-
-def _warn(message: str) -> None:
-    sys.stderr.write(f"sandpit agent: {message}\n")
+        journal.warn(f"{path} stays as it is: {error}")

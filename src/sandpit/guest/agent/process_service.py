@@ -6,20 +6,24 @@ import asyncio
 import contextlib
 import errno
 import os
+import shlex
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sandpit.guest.agent import fields
+from sandpit.guest.agent import fields, start_log
 from sandpit.guest.agent.accounts import resolve_path
 from sandpit.guest.agent.connect import Call, ConnectError, Message, client_stream, server_stream, unary
 from sandpit.guest.agent.processes import Config, Process, ProcessTable
-from sandpit.guest.agent.spawn import Command, WorkingDirectoryError, resize
+from sandpit.guest.agent.spawn import Command, WorkingDirectoryError, resize, tell_resized
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
     from starlette.routing import BaseRoute
 
+    from sandpit.guest.agent.accounts import Account
+    from sandpit.guest.agent.journal import Journal
     from sandpit.guest.agent.pipes import InputPipe
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -58,9 +62,11 @@ class ProcessService:
         """Start a process and stream its events. The deadline is the process's; going away leaves it running."""
         config = _config(message)
         self._table.reap()  # what died before this command is gone for it
-        process = _start(self._table, config, _command(message, config, call))
+        process = _start(self._table, config, _command(message, config, call), call.state.journal)
         if call.timeout_s is not None:
             asyncio.get_running_loop().call_later(call.timeout_s, process.signal, signal.SIGKILL)
+        if config.tag == start_log.TAG and os.getpid() == 1:
+            start_log.StartLog(process)
         async with contextlib.aclosing(process.subscribe(call.keepalive_s).events()) as events:
             async for event in events:
                 yield event
@@ -85,6 +91,7 @@ class ProcessService:
         if not process.has_terminal or process.input is None or process.input.fd is None:
             raise ConnectError("failed_precondition", "the process has no terminal to resize")
         resize(process.input.fd, *_size(pty))
+        tell_resized(process.input.fd, process.pid)
         return {}
 
     async def send_input(self, message: Message, _call: Call) -> Message:
@@ -166,7 +173,7 @@ def _command(message: Message, config: Config, call: Call) -> Command:
     return Command(
         argv=[config.cmd, *config.args],
         env=env,
-        cwd=resolve_path(config.cwd or "", account, call.state.default_workdir),
+        cwd=_working_directory(config, account, call.state.default_workdir),
         account=account,
         # Unset means a pipe: clients before the field existed could always write.
         stdin=fields.optional(message, "stdin", bool) is not False,
@@ -174,8 +181,24 @@ def _command(message: Message, config: Config, call: Call) -> Command:
     )
 
 
-def _start(table: ProcessTable, config: Config, command: Command) -> Process:
+def _working_directory(config: Config, account: Account, default: str | None) -> str:
+    """What was asked for (5.3); else the default, or `/` in an image that lacks it."""
+    path = resolve_path(config.cwd or "", account, default)
+    return path if config.cwd or Path(path).is_dir() else "/"
+
+
+def _start(table: ProcessTable, config: Config, command: Command, journal: Journal) -> Process:
     """Start, with the service's errors (5.3)."""
+    try:
+        return _try_start(table, config, command)
+    except ConnectError as error:
+        journal.add(
+            "process", "warn", "process could not be started", cmd=shlex.join(command.argv), reason=error.message
+        )
+        raise
+
+
+def _try_start(table: ProcessTable, config: Config, command: Command) -> Process:
     try:
         return table.start(config, command)
     except WorkingDirectoryError as error:

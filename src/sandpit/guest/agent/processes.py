@@ -11,7 +11,9 @@ import base64
 import contextlib
 import json
 import os
+import shlex
 import signal
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,8 @@ from sandpit.guest.agent.spawn import spawn
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
 
+    from sandpit.guest.agent.journal import Journal
+    from sandpit.guest.agent.ports import PortWatch
     from sandpit.guest.agent.spawn import Command
 
 PIPE_CHUNK_BYTES = 32 << 10
@@ -100,11 +104,13 @@ class Subscriber:
 class Process:
     """A running process, or one that exited a short while ago."""
 
-    def __init__(self, config: Config, command: Command) -> None:
-        """Start it. Raises: as spawn.spawn."""
+    def __init__(self, config: Config, command: Command, *, waits_for_output: bool = False) -> None:
+        """Start it. With `waits_for_output` it ends only when nobody holds its pipes any more. Raises: as spawn.spawn."""
         self.config = config
+        self._waits_for_output = waits_for_output
         spawned = spawn(command)
         self.pid = spawned.pid
+        self.started = time.monotonic()
         self.has_terminal = spawned.terminal is not None
         self.input = InputPipe(spawned.stdin) if spawned.stdin is not None else None
         self._outputs: list[OutputPipe] = []
@@ -157,7 +163,8 @@ class Process:
         self._exited.set_result(status)
         if self.input is not None:
             self.input.close()
-        asyncio.get_running_loop().call_later(DRAIN_GRACE_S, self._stop_waiting)
+        if not self._waits_for_output:
+            asyncio.get_running_loop().call_later(DRAIN_GRACE_S, self._stop_waiting)
         self._finish_if_drained()
 
     def start_event(self) -> bytes:
@@ -209,13 +216,22 @@ class Process:
 class ProcessTable:
     """All processes that clients started, and the reaping of every child, orphans included."""
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Journal, ports: PortWatch) -> None:
+        self._journal = journal
+        self._ports = ports
         self._processes: dict[int, Process] = {}
+        self._others: dict[int, asyncio.Future[int]] = {}
 
-    def start(self, config: Config, command: Command) -> Process:
-        """Start a process and keep it in the table. Raises: as spawn.spawn."""
-        process = Process(config, command)
+    def adopt(self, pid: int, exited: asyncio.Future[int]) -> None:
+        """Have a child of the agent's own reaped, too: `exited` gets its wait status. It is not in the table."""
+        self._others[pid] = exited
+
+    def start(self, config: Config, command: Command, *, waits_for_output: bool = False) -> Process:
+        """Start a process and keep it in the table; arguments as Process takes them. Raises: as spawn.spawn."""
+        process = Process(config, command, waits_for_output=waits_for_output)
         self._processes[process.pid] = process
+        self._tell_start(process, command)
+        self._ports.poke()
         return process
 
     def running(self) -> Iterator[Process]:
@@ -237,14 +253,41 @@ class ProcessTable:
                 return
             if pid == 0:
                 return
+            if (exited := self._others.pop(pid, None)) is not None:
+                if not exited.done():
+                    exited.set_result(status)
+                continue
             process = self._processes.get(pid)
             if process is not None and process.running:
                 process.on_reaped(status)
+                self._tell_end(process, status)
                 asyncio.get_running_loop().call_later(EXITED_KEPT_S, self._forget, process)
+
+    def _tell_start(self, process: Process, command: Command) -> None:
+        line = shlex.join(command.argv)
+        user, tag = command.account.name, process.config.tag
+        logger, what = _loggers(process)
+        message = f"{what} started"
+        self._journal.add(logger, "info", message, pid=process.pid, cmd=line, cwd=command.cwd, user=user, tag=tag)
+
+    def _tell_end(self, process: Process, status: int) -> None:
+        code = os.waitstatus_to_exitcode(status)
+        seconds = round(time.monotonic() - process.started, 3)
+        logger, what = _loggers(process)
+        if code >= 0:
+            self._journal.add(logger, "info", f"{what} ended", pid=process.pid, exitCode=code, seconds=seconds)
+        else:
+            name = _signal_text(-code)
+            self._journal.add(logger, "warn", f"{what} was ended", pid=process.pid, signal=name, seconds=seconds)
 
     def _forget(self, process: Process) -> None:
         if self._processes.get(process.pid) is process:
             del self._processes[process.pid]
+
+
+def _loggers(process: Process) -> tuple[str, str]:
+    """The logger of a process's events, and what to call it."""
+    return ("terminal", "terminal") if process.has_terminal else ("process", "process")
 
 
 def _signal_text(number: int) -> str:

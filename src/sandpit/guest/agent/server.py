@@ -10,9 +10,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sandpit.guest.agent import files, filesystem, identity, process_service
+from sandpit.guest.agent import files, filesystem, identity, journal, process_service, snapshot_service
 from sandpit.guest.agent.guard import Guard
 from sandpit.guest.agent.metrics import Meter
+from sandpit.guest.agent.ports import PortWatch
 from sandpit.guest.agent.processes import ProcessTable
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 def build_app(state: AgentState) -> Starlette:
     """The ASGI application of port 49983. Its `state.processes` must be told of SIGCHLD (`reap`)."""
-    table = ProcessTable()
+    ports = PortWatch(state.journal)
+    table = ProcessTable(state.journal, ports)
     app = Starlette(
         routes=[
             *process_service.routes(table),
@@ -33,6 +35,12 @@ def build_app(state: AgentState) -> Starlette:
             Route("/metrics", metrics),
             Route("/envs", envs),
             Route("/init", identity.init, methods=["POST"]),
+            Route("/freeze", snapshot_service.freeze, methods=["POST"]),
+            Route("/unfreeze", snapshot_service.unfreeze, methods=["POST"]),
+            Route("/disk", snapshot_service.read, methods=["GET"]),
+            Route("/journal", journal.read, methods=["GET"]),
+            Route("/changes", snapshot_service.look, methods=["POST"]),
+            Route("/changes", snapshot_service.changes, methods=["GET"]),
         ],
         middleware=[
             # Outermost: a browser's preflight carries no token.
@@ -43,6 +51,7 @@ def build_app(state: AgentState) -> Starlette:
     app.router.redirect_slashes = False
     app.state.agent = state
     app.state.processes = table
+    app.state.ports = ports
     app.state.meter = Meter()
     return app
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sandpit.guest.agent.journal import Journal
+
 
 @dataclass(slots=True)
 class AgentState:
-    """One per agent. Everything but `gateway` is replaced by each `POST /init` (architecture, The guest)."""
+    """One per agent. Everything but `gateway` and `journal` is replaced by each `POST /init` (architecture, The guest)."""
 
     gateway: str = "169.254.0.22"
     """The only TCP peer whose control calls and relay connections are served."""
@@ -21,3 +23,5 @@ class AgentState:
     template_id: str = ""
     instance: str = ""
     """Random, new with every `POST /init`: tells two lives of one snapshot apart."""
+    journal: Journal = field(default_factory=Journal)
+    """Stays the same object; emptied when another sandbox begins."""

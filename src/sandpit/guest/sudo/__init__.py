@@ -1,0 +1,1 @@
+"""`sudo` where the kernel ignores set-user-ID: asks the agent to start the real one (see sandpit.guest.agent.elevate)."""

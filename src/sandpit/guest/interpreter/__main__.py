@@ -9,6 +9,7 @@ import uvicorn
 import uvloop
 
 from sandpit.guest.interpreter.app import build_app
+from sandpit.guest.interpreter.jupyter.door import Door
 from sandpit.guest.interpreter.registry import ContextCreationError, Registry
 from sandpit.guest.interpreter.settings import Settings
 
@@ -21,7 +22,7 @@ async def serve(settings: Settings) -> None:
 
     Raises: ContextCreationError if there is no Python kernel, OSError if the port is taken.
     """
-    async with Registry(settings).running() as registry:
+    async with Registry(settings).running() as registry, Door(registry, settings).ready():
         config = uvicorn.Config(
             build_app(registry),
             host=settings.host,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -40,6 +41,7 @@ def build_app(registry: Registry) -> Starlette:
     return Starlette(
         routes=[
             Route("/health", _health, methods=["GET"]),
+            Route("/ready", doors.ready, methods=["GET"]),
             Route("/execute", Execute(registry), methods=["POST"]),
             Route("/contexts", doors.contexts, methods=["GET", "POST"]),
             Route("/contexts/{context_id}/restart", doors.restart, methods=["POST"]),
@@ -57,11 +59,23 @@ def build_app(registry: Registry) -> Starlette:
     )
 
 
+FREEZING = Path("/run/sandpit/freezing")
+"""The agent's sign that connections are being cut for a snapshot (docs/architecture.md, the guest)."""
+
+
 class Doors:
     """Calls about contexts."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+
+    async def ready(self, _request: Request) -> Response:
+        """Answer when the default kernel has taken a turn: ours, for templates, and to rehearse the first cell."""
+        cell = Cell("None", silent=True)
+        (await self._registry.default("python")).submit(cell)
+        while await cell.outbox.take():
+            pass
+        return JSONResponse("OK")
 
     async def contexts(self, request: Request) -> Response:
         if request.method == "POST":
@@ -107,9 +121,11 @@ class Execute:
 
 
 async def _abandon_on_disconnect(receive: Receive, cell: Cell) -> None:
+    """Interrupt the cell when its client goes. Connections that are cut for a snapshot are not the client's doing: then it goes on."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    cell.abandon()
+    if not FREEZING.exists():
+        cell.abandon()
 
 
 async def _stream(cell: Cell, send: Send) -> None:

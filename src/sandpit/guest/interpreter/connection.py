@@ -49,7 +49,7 @@ class Connection:
         self._client.load_connection_info(info)
         self._client.session.digest_history_size = _REMEMBERED_SIGNATURES
         self._client.session.pack = _pack
-        self._client.start_channels(stdin=False, hb=False)
+        self._client.start_channels(iopub=False, stdin=False, hb=False)
 
     def execute(self, code: str, *, silent: bool = False) -> str:
         """Ask for an execution without waiting; returns the request's id.
@@ -57,27 +57,33 @@ class Connection:
         Never `stop_on_error`: a kernel would drop the requests that queue behind a failed or interrupted one, the user's
         next cell among them.
         """
-        msg_id: str = self._client.execute(
-            code, silent=silent, store_history=not silent, allow_stdin=False, stop_on_error=False
-        )
-        return msg_id
+        content = {
+            "code": code,
+            "silent": silent,
+            "store_history": not silent,
+            "user_expressions": {},
+            "allow_stdin": False,
+            "stop_on_error": False,
+        }
+        return self._send(self._client.shell_channel, "execute_request", content)
 
     def ask_info(self) -> str:
         """Ask the kernel who it is; returns the request's id."""
-        msg_id: str = self._client.kernel_info()
-        return msg_id
+        return self._send(self._client.shell_channel, "kernel_info_request", {})
 
     def control(self, msg_type: str, content: dict[str, Any]) -> None:
         """Send a request on the control channel, which the kernel reads even while a cell runs."""
-        channel = self._client.control_channel
-        channel.send(self._client.session.msg(msg_type, content))
+        self._send(self._client.control_channel, msg_type, content)
 
     async def shell_message(self) -> dict[str, Any]:
         """The next reply on the shell channel."""
         return await self._next(self._client.shell_channel.socket)
 
     async def iopub_message(self) -> dict[str, Any]:
-        """The next output or status message."""
+        """The next output or status message.
+
+        The first call connects, when the kernel has answered on its shell channel.
+        """
         return await self._next(self._client.iopub_channel.socket)
 
     def close(self) -> None:
@@ -86,6 +92,17 @@ class Connection:
         self.file.unlink(missing_ok=True)
         for socket in self.file.parent.glob(self.file.stem + "-*"):
             socket.unlink(missing_ok=True)
+
+    def _send(self, channel: Any, msg_type: str, content: dict[str, Any]) -> str:
+        """Send a request, behind those sent before; returns its id.
+
+        By the asyncio socket's own method: the client's methods write to the socket behind its back, which can swallow the wake-up
+        for a reply that came just then (ZeroMQ's descriptor tells of a change once), and the reader waits for ever.
+        """
+        session = self._client.session
+        message = session.msg(msg_type, content)
+        channel.socket.send_multipart(session.serialize(message))
+        return str(message["header"]["msg_id"])
 
     async def _next(self, socket: Any) -> dict[str, Any]:
         session = self._client.session

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from sandpit.guest.interpreter import events
 from sandpit.guest.interpreter.environment import Change, InstanceFile, difference
-from sandpit.guest.interpreter.kernel import Kernel, KernelStartError, Launch, Outcome, Run
+from sandpit.guest.interpreter.kernel import Kernel, KernelStartError, Launch, Outcome, PortTakenError, Run
 from sandpit.guest.interpreter.kernelspecs import is_ipython
-from sandpit.guest.interpreter.languages import change_code
+from sandpit.guest.interpreter.languages import change_code, traits
 from sandpit.guest.interpreter.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _EXIT_SECONDS = 3.0
+_TRIES = 4
 _NOTICES = {Outcome.DIED: events.RESTARTED, Outcome.ABORTED: events.ABORTED}
 
 
@@ -35,6 +36,10 @@ class Cell:
 
     code: str
     env_vars: Mapping[str, str] = field(default_factory=dict)
+    silent: bool = False
+    """Run it without a count, history or output."""
+    render: events.Render = events.parts
+    """Makes lines of what the kernel says."""
     outbox: Outbox = field(default_factory=Outbox)
     abandoned: bool = False
     on_abandon: Callable[[], None] | None = None
@@ -82,6 +87,11 @@ class Context:
     def started(self) -> bool:
         """Whether a kernel has come up."""
         return self._kernel is not None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a cell runs or waits."""
+        return self._current is not None
 
     @property
     def is_ipython(self) -> bool:
@@ -136,18 +146,28 @@ class Context:
             await self._kernel.close()
         self._kernel = None
         now = self._instance.read()
-        kernel = self._make(self._spec)
         cwd = self.cwd if is_directory(self.cwd) else "/"
-        try:
-            await kernel.start(Launch(cwd, {**self._base, **now.variables}))
-        except BaseException:  # also when we are cancelled: a half-started process must not stay
-            await kernel.close()
-            raise
-        self._kernel, self._applied, self._life = kernel, now.variables, now.instance
+        kernel = await self._launch(Launch(cwd, {**self._base, **now.variables}))
+        self._kernel, self._life = kernel, now.instance
+        self._applied = now.variables if traits(self._spec.language.lower()).takes_environment else {}
         if self._reviver is not None:
             self._reviver.cancel()
         self._reviver = asyncio.create_task(self._revive(kernel))
         return kernel
+
+    async def _launch(self, launch: Launch) -> Kernel:
+        """A kernel that answers; one whose ports were taken meanwhile is followed by another. Raises KernelStartError."""
+        tries = _TRIES
+        while True:
+            kernel, tries = self._make(self._spec), tries - 1
+            try:
+                await kernel.start(launch)
+            except BaseException as problem:  # also when we are cancelled: a half-started process must not stay
+                await kernel.close()
+                if tries and isinstance(problem, PortTakenError):
+                    continue
+                raise
+            return kernel
 
     async def _revive(self, kernel: Kernel) -> None:
         """Have a new kernel ready soon after one died."""
@@ -183,7 +203,7 @@ class Context:
         kernel = await self.start()
         if cell.abandoned:
             return None
-        run = kernel.begin(cell.code, cell.outbox, setup=self._setup(cell))
+        run = kernel.begin(cell.code, cell.outbox, setup=self._setup(cell), silent=cell.silent, render=cell.render)
         cell.on_abandon = functools.partial(kernel.cancel, run)
         await run.outcome
         return run

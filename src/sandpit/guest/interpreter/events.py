@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 Message = Mapping[str, Any]
+
+
+class Render(Protocol):
+    """Makes the lines of an outbox from a kernel's output message, as `parts` does."""
+
+    def __call__(self, message: Message, *, uncounted: int = 0, newline_apart: bool = False) -> list[bytes]: ...
+
 
 _FIELDS = {
     "text/plain": "text",
@@ -23,6 +31,7 @@ _FIELDS = {
     "e2b/data": "data",
     "e2b/chart": "chart",
 }
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _BASE64 = {"png", "jpeg", "pdf"}
 
 
@@ -53,6 +62,22 @@ def line_of(message: Message) -> bytes | None:
     return make(message) if make else None
 
 
+def parts(message: Message, *, uncounted: int = 0, newline_apart: bool = False) -> list[bytes]:
+    """The lines for a kernel's output message.
+
+    `uncounted`: taken off the count of executions. `newline_apart`: text and the newline at its end are two events.
+    """
+    content = message["content"]
+    texts = [message]
+    if message["msg_type"] == "execute_input" and uncounted:
+        texts = [{**message, "content": {**content, "execution_count": content["execution_count"] - uncounted}}]
+    elif message["msg_type"] == "stream" and newline_apart and content["text"].rstrip("\n"):
+        text = content["text"].removesuffix("\n")
+        ends = (text, "\n") if text != content["text"] else (text,)
+        texts = [{**message, "content": {**content, "text": one}} for one in ends]
+    return [line for one in texts if (line := line_of(one))]
+
+
 def _stream(message: Message) -> bytes:
     content = message["content"]
     kind = "stderr" if content.get("name") == "stderr" else "stdout"
@@ -66,7 +91,7 @@ def _count(message: Message) -> bytes:
 def _error(message: Message) -> bytes:
     content = message["content"]
     traceback = "".join(str(frame) for frame in content.get("traceback") or ())
-    return error(str(content.get("ename", "")), str(content.get("evalue", "")), traceback)
+    return error(str(content.get("ename", "")), str(content.get("evalue", "")), _COLOUR.sub("", traceback))
 
 
 def _display(message: Message) -> bytes:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import enum
+import errno
 import logging
 import os
 import signal
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sandpit.guest.interpreter import events
 from sandpit.guest.interpreter.connection import Connection
 from sandpit.guest.interpreter.kernelspecs import Kernelspecs, is_ipython
+from sandpit.guest.interpreter.languages import traits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,10 +37,18 @@ _LAST_OUTPUT_SECONDS = 0.05
 _LOST_IDLE_SECONDS = 5.0
 _SHUTDOWN_SECONDS = 1.0
 _INTERRUPT_AFTER = (1.0, 4.0, 10.0)
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+_PORT_TAKEN = os.strerror(errno.EADDRINUSE)
+"""How Python, Rust and the JVM put it."""
 
 
 class KernelStartError(Exception):
     """A kernel did not come up; the message holds the last lines it wrote."""
+
+
+class PortTakenError(KernelStartError):
+    """A port that was free when it was chosen for the kernel was not when the kernel came: try again with another kernel."""
 
 
 class Outcome(enum.Enum):
@@ -61,9 +72,10 @@ class Launch:
 class Run:
     """One execution in a kernel."""
 
-    def __init__(self, msg_id: str, outbox: Outbox | None) -> None:
+    def __init__(self, msg_id: str, outbox: Outbox | None, render: events.Render) -> None:
         self.msg_id = msg_id
         self.outbox = outbox
+        self.render = render
         self.started = False
         self.replied = False
         self.idle = False
@@ -92,23 +104,27 @@ class Kernel:
         transport: str = "tcp",
     ) -> None:
         self._specs, self._spec = specs, spec
+        transport = transport if is_ipython(spec) else "tcp"
         self._connection = Connection(context, runtime_dir / f"{uuid.uuid4().hex}.json", transport)
         self._process: asyncio.subprocess.Process | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._last_words: deque[bytes] = deque(maxlen=20)
         self._run: Run | None = None
+        self._traits = traits(spec.language.lower())
+        self._uncounted = 0
+        """Silent requests that the kernel has counted."""
         self._answered, self._published = asyncio.Event(), asyncio.Event()
         self.died = asyncio.Event()
         self.exiting = False
         """The user's code asked the kernel to end: it still answers, but not for long."""
 
     async def start(self, launch: Launch) -> None:
-        """Start the process and wait until it answers. Raises KernelStartError."""
+        """Start the process and wait until it answers. Raises KernelStartError, PortTakenError."""
         try:
             argv = self._specs.command(self._spec, self._connection.file)
             env = self._specs.environment(self._spec, launch.env)
             if not is_ipython(self._spec):
-                env["JPY_PARENT_PID"] = str(os.getpid())  # ends with us; ours does so without polling (inkernel)
+                env["JPY_PARENT_PID"] = str(os.getpid())  # a politer end than the one below, where kernels know it
             self._process = await asyncio.create_subprocess_exec(
                 *argv,
                 cwd=launch.cwd,
@@ -117,6 +133,7 @@ class Kernel:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=None if is_ipython(self._spec) else _end_with_the_service,  # that one sees to it itself
             )
         except OSError as problem:
             raise KernelStartError(f"cannot start the kernel {self._spec.display_name!r}: {problem}") from problem
@@ -124,11 +141,20 @@ class Kernel:
         self._tasks = [asyncio.create_task(reader) for reader in readers]
         await self._greet()
 
-    def begin(self, code: str, outbox: Outbox | None, *, setup: str = "", silent: bool = False) -> Run:
-        """Send `setup` (silently) and `code` in one go. Precondition: no other run is going on."""
+    def begin(
+        self,
+        code: str,
+        outbox: Outbox | None,
+        *,
+        setup: str = "",
+        silent: bool = False,
+        render: events.Render = events.parts,
+    ) -> Run:
+        """Send `setup` (silently) and `code` in one go; `render` makes lines of output messages. Precondition: no other run is going on."""
         if setup:
             self._connection.execute(setup, silent=True)
-        run = Run(self._connection.execute(code, silent=silent), outbox)
+            self._uncounted += self._traits.counts_silent
+        run = Run(self._connection.execute(code, silent=silent), outbox, render)
         self._run = run
         if self.died.is_set():
             run.finish(Outcome.DIED)
@@ -173,19 +199,30 @@ class Kernel:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._published.wait(), _ASK_AGAIN_SECONDS)
         except TimeoutError:
-            raise KernelStartError(f"the kernel did not answer within {_START_SECONDS:.0f} s") from None
+            raise KernelStartError(
+                f"the kernel did not answer within {_START_SECONDS:.0f} s: {self._words()}"
+            ) from None
         finally:
             died.cancel()
         if self.died.is_set():
-            words = b"".join(self._last_words).decode(errors="replace").strip() or "it wrote nothing"
-            raise KernelStartError(f"the kernel {self._spec.display_name!r} ended at once: {words}")
+            words = self._words()
+            kind = PortTakenError if _PORT_TAKEN in words else KernelStartError
+            raise kind(f"the kernel {self._spec.display_name!r} ended at once: {words}")
 
     async def _listen(self) -> None:
-        """Keep the last lines that the process itself wrote, so that its pipe never fills."""
+        """Keep the last lines that the process itself wrote, so that its pipe never fills.
+
+        A kernel whose port is taken is ended here: ipykernel 6 says so, then waits for ever for its own sockets to close.
+        """
         assert self._process is not None
         assert self._process.stdout is not None
         while chunk := await self._process.stdout.read(4096):
             self._last_words.append(chunk)
+            if not self._answered.is_set() and _PORT_TAKEN in self._words():
+                self.kill()
+
+    def _words(self) -> str:
+        return b"".join(self._last_words).decode(errors="replace").strip() or "it wrote nothing"
 
     async def _watch(self) -> None:
         assert self._process is not None
@@ -212,6 +249,7 @@ class Kernel:
             asyncio.get_running_loop().call_later(_LOST_IDLE_SECONDS, self._give_up_waiting, run)
 
     async def _read_iopub(self) -> None:
+        await self._answered.wait()
         while True:
             message = await self._connection.iopub_message()
             self._published.set()
@@ -231,12 +269,16 @@ class Kernel:
             run.started = True
             if run.cancelled:
                 self._interrupt(run, 0)
-        if run.outbox is not None and (line := events.line_of(message)):
-            await run.outbox.put(line)
+        if run.outbox is None:
+            return
+        for part in run.render(message, uncounted=self._uncounted, newline_apart=self._traits.newline_apart):
+            await run.outbox.put(part)
 
     def _settle(self, run: Run) -> None:
         if run.idle and run.replied:
             self._run = None
+            if self.exiting and not run.outcome.done():  # some kernels end by themselves, others leave it to us
+                self._connection.control("shutdown_request", {"restart": False})
             run.finish(Outcome.ABORTED if run.aborted else Outcome.FINISHED)
 
     def _give_up_waiting(self, run: Run) -> None:
@@ -264,3 +306,8 @@ class Kernel:
         if self._process is not None and not self.died.is_set():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
+
+
+def _end_with_the_service() -> None:
+    """In the kernel's process, before its program: whatever ends us ends it."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

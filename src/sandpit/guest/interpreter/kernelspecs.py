@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 INKERNEL = Path(__file__).parent / "inkernel"
-"""Our files that run in the image's Python kernel."""
+"""Our files that run in the image's kernels, Python's and R's."""
 
 _PREFERRED = {
     "python": ("python3", "python"),
@@ -30,6 +30,16 @@ _PREFERRED = {
     "bash": ("bash",),
 }
 _SYSTEM = ("/usr/local/share/jupyter/kernels", "/usr/share/jupyter/kernels")
+_PACKAGES = {
+    "python": "ipykernel",
+    "javascript": "deno, and a kernelspec for `deno jupyter`",
+    "typescript": "deno, and a kernelspec for `deno jupyter`",
+    "bash": "bash_kernel",
+    "r": "Debian's r-cran-irkernel",
+    "java": "jjava, and Debian's openjdk-17-jre-headless",
+}
+"""Where kernels come from: packages of Python's index if nothing else is said."""
+_R_MAIN = "IRkernel::main()"
 _BARE_PYTHON = re.compile(r"python(3(\.\d+)?)?")
 _OPTIONS = (
     "--InteractiveShell.colors=NoColor",
@@ -66,8 +76,10 @@ class Kernelspecs:
             argv = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
             return KernelSpec(argv=argv, language="python", display_name="Python 3")
         names = ", ".join(sorted(installed)) or "none"
+        hint = f": {_PACKAGES[language]}" if language in _PACKAGES else ""
         raise UnknownLanguageError(
-            f"No kernel for language {language!r} in this sandbox (installed kernels: {names}); add one to the template"
+            f"No kernel for language {language!r} in this sandbox (installed kernels: {names}); "
+            f"add one to the template{hint}"
         )
 
     def command(self, spec: KernelSpec, connection_file: Path) -> list[str]:
@@ -78,6 +90,7 @@ class Kernelspecs:
             "prefix": str(Path(spec.resource_dir or "/").parent.parent.parent.parent),
         }
         argv = [re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), part) for part in spec.argv]
+        argv = [part.replace(_R_MAIN, f'source("{INKERNEL}/irkernel.R")') for part in argv]
         program = argv[0] if "/" in argv[0] else self._which(argv[0])
         if program is None or not Path(program).exists():
             raise FileNotFoundError(f"the kernel's program {argv[0]!r} is not on the sandbox's PATH ({self._path})")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,25 @@ if TYPE_CHECKING:
 
 ALIASES = {"js": "javascript", "ts": "typescript"}
 _SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What is special about a language's kernel."""
+
+    takes_environment: bool = True
+    """Code sees the variables that the process was started with where clients look for them."""
+    counts_silent: bool = False
+    newline_apart: bool = False
+    """Clients expect `println`'s newline as an event of its own (code-interpreter 2.13)."""
+
+
+_TRAITS = {"java": Traits(takes_environment=False, counts_silent=True, newline_apart=True)}
+
+
+def traits(language: str) -> Traits:
+    """Those of a kernelspec's language, in lower case."""
+    return _TRAITS.get(language, Traits())
 
 
 def normalise(language: str) -> str:

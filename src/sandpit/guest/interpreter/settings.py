@@ -22,8 +22,15 @@ class Settings:
     """Written by the agent: who this sandbox is, and its environment (docs/architecture.md, The guest)."""
     runtime_dir: Path = Path("/run/sandpit/interpreter")
     """Connection files of the kernels; mode 0700."""
-    transport: str = "tcp"
-    """How to talk to kernels: `tcp` (loopback) or `ipc`."""
+    jupyter_port: int = 8888
+    """Where clients of 2024 look for a Jupyter Server; opened when the agent asks for it (docs/legacy.md)."""
+    jupyter_dir: Path = Path("/root/.jupyter")
+    """Where they read which kernel is the default one."""
+    transport: str = "ipc"
+    """How to talk to ipykernel: `ipc` (unix sockets) or `tcp` (loopback); other kernels know TCP only.
+
+    Large output has stalled for minutes in sandboxes that had waited for long; gVisor's TCP after a restore is suspected.
+    """
     preload: tuple[str, ...] = ("numpy", "pandas", "matplotlib.pyplot")
     """Modules that the default Python kernel imports before the first user, where they are installed."""
 
@@ -39,6 +46,8 @@ class Settings:
             default_cwd=environ.get(prefix + "CWD", default.default_cwd),
             instance_file=Path(environ.get(prefix + "INSTANCE_FILE", str(default.instance_file))),
             runtime_dir=Path(environ.get(prefix + "RUNTIME_DIR", str(default.runtime_dir))),
+            jupyter_port=int(environ.get(prefix + "JUPYTER_PORT", str(default.jupyter_port))),
+            jupyter_dir=Path(environ.get(prefix + "JUPYTER_DIR", str(default.jupyter_dir))),
             transport=environ.get(prefix + "TRANSPORT", default.transport),
             preload=tuple(name.strip() for name in preload.split(",") if name.strip()),
         )

@@ -1,7 +1,8 @@
 """The first step inside a gVisor sandbox: put the writable root file system together and move into it.
 
 Found at start (docs/architecture.md, the guest): `/` the template's root, read-only; `/.disk` an empty file system whose size is the
-sandbox's disk limit; `/.sandpit` the guest closure; `/proc`, `/sys`, `/dev`. Left behind: an overlay of both as `/`.
+sandbox's disk limit; `/.sandpit` the guest closure; `/proc`, `/sys`, `/dev`; for a sandbox that lived before,
+`/.restore/disk`, which is what it has written (sandpit.guest.disk). Left behind: an overlay of both as `/`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import os
 import stat
 from pathlib import Path
 
+from sandpit.guest.disk import Upper, unpack
+
 _MS_BIND = 0x1000
 _MS_REC = 0x4000
 _MS_NOSUID = 0x2
@@ -19,6 +22,8 @@ _MNT_DETACH = 0x2
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _DISK = Path("/.disk")
 _ROOT = _DISK / "root"
+_RESTORE = Path("/.restore/disk")
+_HIDDEN = (".disk", ".restore")
 _KEPT = (".sandpit", "proc", "sys", "dev")
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -28,7 +33,8 @@ def enter() -> None:
     """Make the overlay the root of this process. Raises: OSError: the sandbox must not start half-made."""
     for name in ("upper", "work", "root"):
         (_DISK / name).mkdir(mode=0o755)
-    os.mknod(_DISK / "upper" / _DISK.name, stat.S_IFCHR)  # a whiteout: not seen in the new root
+    _fill(_DISK / "upper")
+    Upper.descriptor = os.open(_DISK / "upper", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     _mount("overlay", _ROOT, "overlay", 0, f"lowerdir=/,upperdir={_DISK}/upper,workdir={_DISK}/work")
     for name in _KEPT:
         target = _ROOT / name
@@ -49,6 +55,16 @@ def enter() -> None:
         if not path.is_symlink() and not path.exists():
             path.mkdir()
             path.chmod(mode)
+
+
+def _fill(upper: Path) -> None:
+    """What an earlier life has written; of a first one, whiteouts: names that are not seen in the new root."""
+    if _RESTORE.exists():
+        with _RESTORE.open("rb") as stream:
+            unpack(stream, upper)
+        return
+    for name in _HIDDEN:
+        os.mknod(upper / name, stat.S_IFCHR)
 
 
 def _memory_kib() -> int:

@@ -5,7 +5,7 @@ import importlib
 import json
 import math
 import sys
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
 
 def install(shell: Any) -> None:
@@ -13,14 +13,13 @@ def install(shell: Any) -> None:
     data = _formatter(shell, "e2b/data", "_repr_e2b_data_")
     data.for_type_by_name("pandas", "DataFrame", frame_data)  # pandas 3 names its public module
     data.for_type_by_name("pandas.core.frame", "DataFrame", frame_data)
-    chart = _formatter(shell, "e2b/chart", "_repr_e2b_chart_")
-    chart.for_type_by_name("matplotlib.figure", "Figure", figure_chart)
+    _formatter(shell, "e2b/chart", "_repr_e2b_chart_", {"lookup": _chart_lookup})
     plain_json = shell.display_formatter.formatters["application/json"]
     plain_json.for_type(dict, container_json)
     plain_json.for_type(list, container_json)
 
 
-def _formatter(shell: Any, mime: str, method: str) -> Any:
+def _formatter(shell: Any, mime: str, method: str, members: Optional[Dict[str, Any]] = None) -> Any:
     traitlets = importlib.import_module("traitlets")
     base = importlib.import_module("IPython.core.formatters").BaseFormatter
     kind = type(
@@ -30,11 +29,24 @@ def _formatter(shell: Any, mime: str, method: str) -> Any:
             "format_type": traitlets.Unicode(mime),
             "print_method": traitlets.ObjectName(method),
             "_return_type": (dict, str),
+            **(members or {}),
         },
     )
     formatter = kind(parent=shell.display_formatter)
     shell.display_formatter.formatters[mime] = formatter
     return formatter
+
+
+def _chart_lookup(formatter: Any, value: Any) -> Any:
+    """Who makes a chart of `value`.
+
+    Figures are not registered like other types: matplotlib's inline back end, when it is chosen (the first import of
+    pyplot), takes them out of every formatter.
+    """
+    figure = getattr(sys.modules.get("matplotlib.figure"), "Figure", None)
+    if figure is not None and isinstance(value, figure):
+        return figure_chart
+    return super(type(formatter), formatter).lookup(value)
 
 
 def figure_chart(figure: Any) -> Any:

@@ -1,5 +1,6 @@
 """The kernel's process."""
 
+import os
 import signal
 
 _PR_SET_PDEATHSIG = 1
@@ -10,3 +11,5 @@ def end_with_the_service() -> None:
     import ctypes
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == 1:  # it died while this kernel was starting, and nobody will say so again
+        os.kill(os.getpid(), signal.SIGKILL)

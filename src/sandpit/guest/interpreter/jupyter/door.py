@@ -1,0 +1,73 @@
+"""What is there before a client of 2024 comes: the default kernel's id in a file, and a socket that has the port opened."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sandpit.guest.interpreter.registry import Registry
+    from sandpit.guest.interpreter.settings import Settings
+
+_LOG = logging.getLogger(__name__)
+SOCKET = "jupyter.sock"
+
+
+class Door:
+    """Opens the port when the agent says that a client of 2024 is there, and then leaves it open."""
+
+    def __init__(self, registry: Registry, settings: Settings) -> None:
+        self._registry, self._settings = registry, settings
+        self._server: asyncio.Server | None = None
+        self._opening = asyncio.Lock()
+
+    @asynccontextmanager
+    async def ready(self) -> AsyncIterator[None]:
+        """Be there to be asked."""
+        await self._publish()
+        path = self._settings.runtime_dir / SOCKET
+        path.unlink(missing_ok=True)
+        asked = await asyncio.start_unix_server(self._answer, str(path))
+        try:
+            yield
+        finally:
+            for server in filter(None, (asked, self._server)):
+                server.close()
+            path.unlink(missing_ok=True)
+
+    async def _publish(self) -> None:
+        """Write down the default kernel, where clients of 2024 read it (legacy-protocol 5.2)."""
+        kernel_id = (await self._registry.default("python")).id
+        session = {"id": kernel_id, "path": self._settings.default_cwd, "name": "default", "type": "notebook"}
+        session_info = session | {"kernel": {"id": kernel_id, "name": "python3"}}
+        folder = self._settings.jupyter_dir
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "kernel_id").write_text(kernel_id + "\n")
+            (folder / ".session_info").write_text(json.dumps(session_info) + "\n")
+        except OSError as problem:
+            _LOG.warning("clients of 2024 will not find the default kernel: %s", problem)
+
+    async def _answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with self._opening:
+                if self._server is None:
+                    self._server = await self._open()
+            answer = b"open\n"
+        except OSError as problem:
+            answer = f"port {self._settings.jupyter_port}: {problem}\n".encode()
+        with contextlib.suppress(ConnectionError):
+            writer.write(answer)
+            await writer.drain()
+        writer.close()
+
+    async def _open(self) -> asyncio.Server:
+        from sandpit.guest.interpreter.jupyter.app import listen
+
+        return await listen(self._registry, self._settings)

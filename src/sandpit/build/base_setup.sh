@@ -37,6 +37,8 @@ EOF
 for home in /root /home/user; do cp /etc/skel/.bashrc /etc/skel/.profile "$home/"; done
 chown user:user /home/user/.bashrc /home/user/.profile
 echo 'LANG=C.UTF-8' > /etc/default/locale
+# One file instead of twelve directories' worth: a third of the system calls of `bash -l -c true`.
+localedef --add-to-archive /usr/lib/locale/C.utf8
 
 printf '[global]\ndisable-pip-version-check = true\nroot-user-action = ignore\n' > /etc/pip.conf
 printf '#!/bin/sh\n# A sandbox has no init system: packages must not start services.\nexit 101\n' > /usr/sbin/policy-rc.d

@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from sandpit.build.base import base_key
-from sandpit.build.interpreter import interpreter_key
+from sandpit.build.interpreter import START_COMMAND, interpreter_key
 from sandpit.build.layers import LayerStore
 from sandpit.node.images import Image
 
 BASE = "base"
 CODE_INTERPRETER = "code-interpreter-v1"
-_PROGRAM = "/.sandpit/lib/ld.so --library-path /.sandpit/lib /.sandpit/bin/python3 -I -S /.sandpit/run.py"
 _NAMESPACE = uuid.UUID("9f0c4c0e-6d3b-5f57-9d6f-6f5b0c8f5a11")
 """Build ids are derived from what is in a build, so that the same build has the same id everywhere."""
 
@@ -29,13 +28,13 @@ def builtin_images() -> list[Image]:
             Image(
                 CODE_INTERPRETER,
                 "",
-                (CODE_INTERPRETER, "code-interpreter"),
+                (CODE_INTERPRETER, "code-interpreter", "code-interpreter-stateful"),
                 (base, interpreter),
                 user="user",
                 workdir="/home/user",
-                start_cmd=f"exec {_PROGRAM} interpreter",
+                start_cmd=START_COMMAND,
                 start_user="root",
-                ready_cmd="curl -sf -o /dev/null http://localhost:49999/health",
+                ready_cmd="curl -sf -o /dev/null http://localhost:49999/ready",
                 memory_mb=2048,
                 disk_mb=20480,
             )

@@ -83,11 +83,11 @@ class PackageCache:
         `only` keeps what matches these tar patterns. Raises: DebianError.
         """
         for archive in self.fetch(packages):
-            data = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", archive], stdout=subprocess.PIPE)
             patterns = ["--wildcards", *only] if only else ["--exclude=./usr/share/doc", "--exclude=./usr/share/man"]
             command = ["tar", "-x", "-C", str(target), "--keep-directory-symlink", "--no-same-owner", *patterns]
-            unpacked = subprocess.run(command, stdin=data.stdout, check=False, capture_output=True, text=True)
-            if data.wait() != 0 or unpacked.returncode != 0:
+            with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", archive], stdout=subprocess.PIPE) as data:
+                unpacked = subprocess.run(command, stdin=data.stdout, check=False, capture_output=True, text=True)
+            if data.returncode != 0 or unpacked.returncode != 0:
                 raise DebianError(f"unpacking {archive.name} failed: {unpacked.stderr.strip()}; is the disk full?")
 
     def fetch(self, packages: Sequence[str]) -> list[Path]:

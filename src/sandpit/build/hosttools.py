@@ -29,8 +29,11 @@ _PACKAGES = {
     "sysctl": "procps",
     "iptables": "iptables",
     "skopeo": "skopeo",
+    "setpriv": "util-linux",
     "unshare": "util-linux",
     "xz": "xz-utils",
+    "openssl": "openssl",
+    "zstd": "zstd",
 }
 """Program -> the Debian package that has it."""
 _FILES = {
@@ -38,6 +41,10 @@ _FILES = {
     Path("/usr/share/containers/seccomp.json"): "golang-github-containers-common",
 }
 """File -> the Debian package that has it."""
+
+_LOCAL_NAMES = "libnss-myhostname"
+"""Has the C library, and so every program, resolve names below `localhost` (docs/legacy.md)."""
+_LOCAL_NAME = "api.e2b.localhost"
 
 _RUNSC_RELEASE = "trixie"
 """bookworm's gVisor has no systrap platform, sid's panics because of its Go version."""
@@ -57,11 +64,28 @@ def missing_packages() -> list[str]:
     return missing + [package for file, package in _FILES.items() if not file.exists()]
 
 
+def useful_packages() -> list[str]:
+    """Debian packages that are not needed and make things easier."""
+    try:
+        done = subprocess.run(["getent", "ahosts", _LOCAL_NAME], capture_output=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [] if done.returncode == 0 else [_LOCAL_NAMES]
+
+
 def install_packages(progress: Progress) -> list[str]:
     """Install what is missing and return its names; nothing happens when nothing is. Raises: HostError, DebianError."""
-    missing = missing_packages()
-    if not missing:
-        return []
+    needed, useful = missing_packages(), useful_packages()
+    if useful and not needed:
+        try:
+            return _install(useful, progress)
+        except (HostError, DebianError) as error:
+            progress(f"host: {' '.join(useful)} would help (docs/legacy.md), but was not installed: {error}")
+            return []
+    return _install(needed + useful, progress) if needed else []
+
+
+def _install(missing: list[str], progress: Progress) -> list[str]:
     names = " ".join(missing)
     if shutil.which("apt-get") is None:
         raise HostError(f"these programs are needed, and only Debian's packages can be installed for you: {names}")

@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING
 
 from sandpit.build.base import IMAGE_PYTHON, RELEASE, Progress, base_key, build_base
 from sandpit.build.debian import PackageCache
+from sandpit.build.javalanguage import KERNEL as JAVA_KERNEL
+from sandpit.build.javalanguage import add_java
 from sandpit.build.layers import Layer, LayerStore, layer_key
+from sandpit.build.rlanguage import add_r
 from sandpit.build.wheels import InstallError, install_locked, requirements_dir
 
 if TYPE_CHECKING:
@@ -38,6 +41,18 @@ _UNCOMPILED = r"/(tests?|debugpy/_vendored|plotly/validators/[^/]+/[^/]+)/"
 _FONT = "Noto Sans CJK JP"
 _FONT_FILES = ["./usr/share/fonts/opentype/noto/NotoSansCJK-*"]
 
+START_COMMAND = (
+    'program="/.sandpit/lib/ld.so --library-path /.sandpit/lib /.sandpit/bin/python3 -I -S /.sandpit/run.py"; '
+    "while :; do $program interpreter; sleep 1; done"
+)
+"""Whatever ends the interpreter, it comes back (code-interpreter-and-cli 2.1). The loop does not have the service's
+command line in its own: who looks for the service by that (`pkill -f`) does not meet the loop."""
+_START_SCRIPT = f"""\
+#!/bin/sh
+[ "$(id -u)" = 0 ] || exec sudo -- "$0" "$@"
+{START_COMMAND}
+"""
+
 _KERNELS = {
     "python3": {
         "argv": ["/usr/bin/python3", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
@@ -51,6 +66,14 @@ _KERNELS = {
         "language": "bash",
         "env": {"PS1": "$"},
     },
+    # JavaScript and TypeScript. Its standard library is Node's too, here also by the names that Node's own programs use.
+    "deno": {
+        "argv": ["/usr/local/bin/deno", "jupyter", "--kernel", "--conn", "{connection_file}"],
+        "display_name": "Deno",
+        "language": "typescript",
+        "env": {"NO_COLOR": "1", "DENO_NO_UPDATE_CHECK": "1", "DENO_UNSTABLE_BARE_NODE_BUILTINS": "1"},
+    },
+    "java": JAVA_KERNEL,
 }
 
 
@@ -66,11 +89,15 @@ def build_interpreter(store: LayerStore, data_dir: Path, progress: Progress) -> 
     def produce(fs: Path) -> None:
         _add_packages(fs, data_dir, progress)
         _add_kernels(fs)
+        _add_start_scripts(fs)
         progress("interpreter: unpacking fonts and libraries")
         debian = PackageCache(data_dir / "cache/apt-image", RELEASE)
         debian.extract(_OPENCV_LIBRARIES, fs, only=["./usr/lib/*.so*"])
         debian.extract(["fonts-noto-cjk"], fs, only=_FONT_FILES)
         _default_font(fs / _SITE)
+        progress("interpreter: unpacking R and Java")
+        add_r(fs, debian)
+        add_java(fs, debian)
         progress("interpreter: compiling")
         _compile(fs / _SITE, lambda: build_base(store, data_dir, progress))
         _set_modes(fs)
@@ -80,7 +107,8 @@ def build_interpreter(store: LayerStore, data_dir: Path, progress: Progress) -> 
 
 def interpreter_key() -> str:
     """The key of the code-interpreter layer: changes with everything in its recipe, and with the base layer."""
-    recipe = [Path(__file__).read_text(), (requirements_dir() / "interpreter-image.lock").read_text()]
+    modules = [Path(__file__).with_name(f"{name}.py") for name in ("interpreter", "rlanguage", "javalanguage")]
+    recipe = [file.read_text() for file in (*modules, requirements_dir() / "interpreter-image.lock")]
     return layer_key(base_key(), "interpreter", *recipe)
 
 
@@ -114,6 +142,17 @@ def _add_kernels(fs: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "kernel.json").unlink(missing_ok=True)
         (folder / "kernel.json").write_text(json.dumps(spec, indent=1) + "\n")
+
+
+def _add_start_scripts(fs: Path) -> None:
+    """The service's start command under the names that templates of 2024 call it by (legacy-protocol 5.2)."""
+    for home, owner in (("root", 0), ("home/user", 1000)):
+        script = fs / home / ".jupyter/start-up.sh"
+        script.parent.mkdir(parents=True)
+        script.write_text(_START_SCRIPT)
+        script.chmod(0o755)
+        for path in (fs / home, script.parent, script):
+            os.chown(path, owner, owner)
 
 
 def _default_font(site: Path) -> None:
@@ -160,10 +199,11 @@ def _compile(site: Path, base: Callable[[], Layer]) -> None:
 
 
 def _set_modes(fs: Path) -> None:
-    """An upper layer's directories replace the lower modes: keep what `base` promises (writable below /usr/local)."""
+    """An upper layer's directories replace the lower modes: keep what `base` promises (writable below /usr/local, and homes)."""
+    homes = {("root",): 0o700, ("home", "user"): 0o777}
     for folder in _folders(fs):
         below = folder.relative_to(fs).parts
-        folder.chmod(0o777 if below[:2] == ("usr", "local") else 0o755)
+        folder.chmod(0o777 if below[:2] == ("usr", "local") else homes.get(below, 0o755))
 
 
 def _folders(fs: Path) -> Iterator[Path]:

@@ -25,12 +25,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _MS_RDONLY, _MNT_DETACH = 1, 2
 _OPTIONS_LIMIT = 4095  # mount(2) takes one page of options
+_UNSETTLED = "unsettled"
 OPAQUE = "trusted.overlay.opaque"
+IMAGE_STEP = "image layer"
+TEMPLATE_STEP = "template step"
+"""Layers of these two are thrown away when nothing needs them (sandpit.build.garbage)."""
 
 
 class LayerError(Exception):
@@ -47,6 +51,11 @@ class Layer:
     step: str
     bytes: int
     seconds: float
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was written: such a layer need not be mounted."""
+        return not any(self.fs.iterdir())
 
     @property
     def fs(self) -> Path:
@@ -107,8 +116,10 @@ class LayerStore:
         return layer
 
     @contextmanager
-    def building(self, key: str, *, parent: str | None, step: str) -> Iterator[Path]:
+    def building(self, key: str, *, parent: str | None, step: str, durable: bool = True) -> Iterator[Path]:
         """Give an empty directory to fill; it becomes the layer when the block ends well, and is removed when not.
+
+        One that is not `durable` is lost at the next start unless it is settled before: writing to disk takes long when others write much.
 
         If another build finished the same layer meanwhile, that one stays. The directory is on the store's file
         system, so it may serve as `upperdir`.
@@ -121,13 +132,40 @@ class LayerStore:
             yield fs
             layer = Layer(key, self.root / key, parent, step, tree_bytes(fs), round(time.monotonic() - started, 3))
             (work / "layer.json").write_text(json.dumps({k: v for k, v in asdict(layer).items() if k != "path"}))
-            sync_file_system(work)
+            if durable:
+                sync_file_system(work)
+            else:
+                (work / _UNSETTLED).touch()
             with suppress(OSError):  # ENOTEMPTY: the other build's layer is as good
                 work.rename(layer.path)
-                sync_file_system(self.root)
+                if durable:
+                    sync_file_system(self.root)
         finally:
             remove_tree(work)
             os.close(lock)
+
+    def settle(self, keys: Iterable[str]) -> None:
+        """Have these layers on disk. Raises: LayerError."""
+        marks = [mark for key in keys if (mark := self.root / _checked(key) / _UNSETTLED).exists()]
+        if marks:
+            sync_file_system(self.root)
+        for mark in marks:
+            mark.unlink(missing_ok=True)
+
+    def drop_unsettled(self) -> None:
+        """Remove layers that may not be whole on disk: their maker ended before it could say so."""
+        for mark in self.root.glob(f"*/{_UNSETTLED}"):
+            if (hidden := self.hide(mark.parent.name)) is not None:
+                remove_tree(hidden)
+
+    def hide(self, key: str) -> Path | None:
+        """Take a layer away; returns what is left to remove, which the next sweep removes too. None when it is not there."""
+        hidden = Path(tempfile.mkdtemp(prefix=f"{_checked(key)}.gone.", dir=self._tmp))
+        try:
+            return (self.root / key).rename(hidden / key).parent
+        except FileNotFoundError:
+            hidden.rmdir()
+            return None
 
     def _claim(self, key: str) -> tuple[Path, int]:
         with locked(self._locks / "sweep"):  # guards the moment between making a temporary directory and locking it

@@ -1,0 +1,44 @@
+"""Strangers' layers into the layer store: in a process of its own (`sandpit.build.unpack`), which dies with this one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sandpit.build.unpack import Limits
+from sandpit.node.contract import NodeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SOURCES = str(Path(__file__).resolve().parents[2])
+
+
+class UnpackFailed(NodeError):
+    """A layer is refused, or cannot be written."""
+
+
+async def unpack(archive: Path, target: Path, lowers: Sequence[Path], limits: Limits, *, zstd: bool = False) -> None:
+    """Fill the empty directory `target` with a layer, plain or compressed with gzip or (if said so) zstd. Raises: UnpackFailed."""
+    program = f"import sys; sys.path.insert(0, {_SOURCES!r}); from sandpit.build.unpack import main; main()"
+    python = [sys.executable, "-I", "-c", program, str(target), json.dumps(asdict(limits)), *map(str, lowers)]
+    alone = ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--ipc"]
+    command = [*alone, *python]
+    if zstd:
+        command = [*alone, "sh", "-c", 'zstd -dcq --memory=512MB | exec "$@"', "sh", *python]
+    with archive.open("rb") as source:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=source, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, env={}
+        )
+    try:
+        _, words = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        raise UnpackFailed(words.decode(errors="replace").strip()[-500:] or f"status {process.returncode}")

@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import stat
@@ -20,20 +21,26 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from sandpit import __version__
+from sandpit.admin import admin_app
 from sandpit.api.app import create_app
+from sandpit.api.connections import MAX_CONNECTIONS, BoundedConnection
 from sandpit.control.app import ControlPlane
-from sandpit.edge import Edge
+from sandpit.edge import Edge, Limits
 from sandpit.node.assemble import local_node
 from sandpit.places import control_socket, key_file, lock_file, state_file
 from sandpit.settings import Settings
+from sandpit.tls import tls_of, usable_hosts
 
 log = logging.getLogger(__name__)
+
+_OWN_DESCRIPTORS = 512
+"""Descriptors that strangers' connections must leave for the rest: the store, pidfds of sandboxes, host tools."""
+
+_IDLE_SECONDS = 75
+"""How long the API keeps a connection open on which no request comes: clients ask every few seconds, and one that reuses a
+connection in the moment of its end fails."""
 
 
 class AlreadyRunning(RuntimeError):
@@ -66,6 +73,9 @@ class Server:
         self._kill_sandboxes |= kill_sandboxes
         self._stop.set()
 
+    def _stop_as_told(self, kill_sandboxes: bool) -> None:
+        self.ask_to_stop(kill_sandboxes=kill_sandboxes)
+
     async def run(self, stack: AsyncExitStack) -> None:
         """Start everything in order, wait, stop everything in reverse order."""
         settings = self.settings
@@ -74,14 +84,28 @@ class Server:
         if self._control.first_key is not None:
             _write_private(key_file(settings), self._control.first_key + "\n")
         api = _listen(settings.api_host, settings.api_port)
-        await stack.enter_async_context(_asgi(create_app(self._control), api))
-        await stack.enter_async_context(_asgi(self._admin(), _listen_private(control_socket(settings))))
+        await stack.enter_async_context(_asgi(create_app(self._control), api, http=BoundedConnection))
+        admin = admin_app(self._control.services, self._status, self._stop_as_told)
+        await stack.enter_async_context(_asgi(admin, _listen_private(control_socket(settings))))
         backend = api.getsockname()[:2]
-        edge = Edge(self._control.directory, host=settings.edge_host, port=settings.edge_port, api_backend=backend)
+        tls = await stack.enter_async_context(tls_of(settings)) if settings.tls else None
+        edge = Edge(
+            self._control.directory,
+            host=settings.edge_host,
+            port=settings.edge_port,
+            api_backend=backend,
+            limits=Limits(connections=_edge_connections(_raise_open_files())),
+            ssl_context=tls,
+            tls_host=usable_hosts(settings.tls_host),
+            tls_port=settings.tls_port,
+        )
         await edge.start()
         stack.push_async_callback(edge.stop)
         edge_host, edge_port = edge.addresses[0][:2]
         self._addresses = {"api": f"http://{backend[0]}:{backend[1]}", "edge": f"http://{edge_host}:{edge_port}"}
+        if edge.tls_addresses:
+            tls_host, tls_port = edge.tls_addresses[0]
+            self._addresses["tls"] = f"https://{f'[{tls_host}]' if ':' in tls_host else tls_host}:{tls_port}"
         _write_private(state_file(settings), json.dumps(self.description()))
         stack.callback(state_file(settings).unlink, missing_ok=True)
         log.info("ready: API %(api)s, sandboxes %(edge)s", self._addresses)
@@ -93,26 +117,18 @@ class Server:
         """What this server is."""
         return {"pid": os.getpid(), "version": __version__, "addresses": self._addresses}
 
-    def _admin(self) -> Starlette:
-        return Starlette(
-            routes=[
-                Route("/status", self._status, methods=["GET"]),
-                Route("/stop", self._asked_to_stop, methods=["POST"]),
-            ]
-        )
-
-    async def _status(self, request: Request) -> Response:
+    def _status(self) -> dict[str, Any]:
         templates = [
             {"template": image.names[0], "build": image.build_id, "runtime": image.runtime}
             for image in self._node.templates()
         ]
         counts = {"running": self._control.services.sandboxes.running(), "ready": self._node.pool_sizes()}
-        runtimes = self._node.releases()
-        return JSONResponse({**self.description(), "sandboxes": counts, "templates": templates, "runtimes": runtimes})
-
-    async def _asked_to_stop(self, request: Request) -> Response:
-        self.ask_to_stop(kill_sandboxes=request.query_params.get("sandboxes") == "true")
-        return Response(status_code=202)
+        return {
+            **self.description(),
+            "sandboxes": counts,
+            "templates": templates,
+            "runtimes": self._node.releases(),
+        }
 
 
 def _own(settings: Settings, stack: AsyncExitStack) -> None:
@@ -126,12 +142,27 @@ def _own(settings: Settings, stack: AsyncExitStack) -> None:
         raise AlreadyRunning(f"a server is running with {settings.data_dir} already: see `sandpit status`") from None
 
 
+def _raise_open_files() -> int:
+    """Have as many descriptors as this process may: shells give few, for the sake of select(2). Returns how many."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def _edge_connections(descriptors: int) -> int:
+    """How many connections the edge accepts: two descriptors each, beside the API's and the server's own."""
+    usual = Limits().connections
+    if descriptors == resource.RLIM_INFINITY:
+        return usual
+    return max(64, min(usual, (descriptors - _OWN_DESCRIPTORS - MAX_CONNECTIONS) // 2))
+
+
 @asynccontextmanager
-async def _asgi(app: Any, sock: socket.socket) -> AsyncIterator[None]:
-    """Serve an ASGI application on a listening socket."""
+async def _asgi(app: Any, sock: socket.socket, http: Any = "httptools") -> AsyncIterator[None]:
+    """Serve an ASGI application on a listening socket; `http` is the connections' class, as uvicorn takes it."""
     config = uvicorn.Config(
-        app, loop="none", http="httptools", ws="none", lifespan="off", access_log=False, log_level="warning",
-        timeout_graceful_shutdown=5, server_header=False,
+        app, loop="none", http=http, ws="none", lifespan="off", access_log=False, log_level="warning",
+        timeout_graceful_shutdown=5, timeout_keep_alive=_IDLE_SECONDS, server_header=False,
     )  # fmt: skip
     server = _Quiet(config)
     task = asyncio.create_task(server.serve(sockets=[sock]))

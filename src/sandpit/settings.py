@@ -34,7 +34,44 @@ class Limits(BaseModel):
     max_sandboxes: int = Field(default=500, ge=1)
     """Sandboxes that a team may run at once."""
     max_session_seconds: int = Field(default=24 * 3600, ge=60)
-    """Longest life of a sandbox."""
+    """Longest time that a sandbox runs without a pause."""
+    snapshots_mb: int = Field(default=50 * 1024, ge=0)
+    """Disk in MiB that a team's paused sandboxes and snapshots may take up together."""
+
+
+class Build(BaseModel):
+    """Template builds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    at_once: int = Field(default=2, ge=1)
+    """Builds that run at the same time; others wait, teams in turn."""
+    waiting: int = Field(default=20, ge=1)
+    """Builds of one team that may run or wait."""
+    max_seconds: float = Field(default=3600.0, gt=0)
+    """How long a build may take."""
+    max_cpu_count: int = Field(default=8, ge=1)
+    """The most vCPUs that a template may ask for."""
+    max_memory_mb: int = Field(default=8192, ge=128)
+    """The most memory in MiB that a template may ask for."""
+    upload_mb: int = Field(default=2048, ge=1)
+    """Size in MiB of one archive of files that a template copies."""
+    uploads_mb: int = Field(default=20480, ge=1)
+    """Size in MiB of all archives of a team; the oldest go first."""
+    image_mb: int = Field(default=20480, ge=1)
+    """Size in MiB of an image of a registry: of its layers as they are sent, and of each one unpacked."""
+    log_lines: int = Field(default=20_000, ge=100)
+    """Lines of output that are kept of a build."""
+    cache_hours: float = Field(default=7 * 24.0, ge=0)
+    """How long layers that no template has are kept for builds that could use them again."""
+    registry_mirrors: dict[str, str] = Field(default_factory=dict)
+    """By registry (`docker.io`): `host[:port][/path]` to ask first. Reached from this machine itself, without clients' credentials."""
+    insecure_registries: tuple[str, ...] = ()
+    """Registries (`host[:port]`) that speak plain HTTP, or have a certificate that nobody signed."""
+    images: dict[str, str] = Field(
+        default_factory=lambda: {"e2bdev/base": "base", "e2bdev/code-interpreter": "code-interpreter-v1"}
+    )
+    """Names of images that stand for templates of this server: nothing is fetched for them."""
 
 
 class Pool(BaseModel):
@@ -43,18 +80,24 @@ class Pool(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     size: int = Field(default=2, ge=0)
-    """Sandboxes kept waiting for each template; 0 turns the pool off."""
+    """Sandboxes kept waiting for each template, at least; 0 turns the pool off."""
+    max_size: int = Field(default=16, ge=0)
+    """The most that are kept waiting, when as many were asked for within a second lately."""
     memory_budget_mb: int = Field(default=2048, ge=0)
     """Memory in MiB that all waiting sandboxes may hold together."""
 
 
 class Retention(BaseModel):
-    """How long records are kept, in seconds."""
+    """How long records are kept, in seconds, and how many log lines."""
 
     model_config = ConfigDict(extra="forbid")
 
     metrics: int = Field(default=6 * 3600, ge=60)
     logs: int = Field(default=7 * 24 * 3600, ge=60)
+    logs_per_sandbox: int = Field(default=10_000, ge=100)
+    """Lines of one sandbox's log; the oldest go (counted once a minute)."""
+    logs_total: int = Field(default=1_000_000, ge=1000)
+    """Lines of all logs together: a line takes 300 bytes as a rule, and 15 KB at most."""
     ended_sandboxes: int = Field(default=30 * 24 * 3600, ge=60)
 
 
@@ -69,6 +112,15 @@ class Settings(BaseSettings):
     api_port: int = Field(default=3000, ge=0, le=65535)
     edge_host: str = "127.0.0.1"
     edge_port: int = Field(default=3002, ge=0, le=65535)
+    tls: bool = True
+    """Serve HTTPS beside HTTP: the clients of 2024 speak nothing else (docs/legacy.md)."""
+    tls_port: int = Field(default=3443, ge=0, le=65535)
+    tls_host: tuple[str, ...] = ("127.0.0.1", "::1")
+    """Addresses for HTTPS; names below `localhost` stand for both loopback addresses."""
+    tls_certificate: Path | None = None
+    """PEM file with the certificate for `domain` and `*.domain` and its chain; None has the server make its own."""
+    tls_key: Path | None = None
+    """PEM file with the key of `tls_certificate`."""
     domain: str | None = None
     """Domain (and port) of the names `{port}-{sandbox id}.{domain}`; None leaves the choice to the client."""
     authentication: bool = True
@@ -83,9 +135,10 @@ class Settings(BaseSettings):
     """Private address ranges that sandboxes may reach in spite of the rule that they may reach none."""
     limits: Limits = Limits()
     pool: Pool = Pool()
+    build: Build = Build()
     retention: Retention = Retention()
     pass_host_ca: bool = False
-    """Give the host's CA certificates and proxy settings to the sandboxes too, not only to template builds."""
+    """Give the host's CA certificates and proxy settings to the sandboxes, and to template builds, which are sandboxes too."""
     database_url: str | None = None
     """SQLAlchemy URL; None means SQLite in `data_dir`."""
     max_body_bytes: int = Field(default=1 << 20, ge=1024)
@@ -98,11 +151,23 @@ class Settings(BaseSettings):
         """Where the records are: the database that was set, else SQLite in the data directory."""
         return self.database_url or f"sqlite+aiosqlite:///{self.data_dir / 'sandpit.db'}"
 
+    @property
+    def tls_domain(self) -> str:
+        """The domain in the certificate, without a port."""
+        return self.domain.partition(":")[0] if self.domain else "e2b.localhost"
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together: set both, or none")
+        return self
+
     @model_validator(mode="after")
     def _refuse_open_doors(self) -> Self:
         if self.authentication:
             return self
-        for name, host in (("api_host", self.api_host), ("edge_host", self.edge_host)):
+        tls = [("tls_host", host) for host in self.tls_host]
+        for name, host in (("api_host", self.api_host), ("edge_host", self.edge_host), *tls):
             if not is_loopback(host):
                 raise ValueError(
                     f"{name} is {host}, which others can reach, but authentication is off: anybody could run code "

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from sandpit.control.errors import ControlError
 from sandpit.control.ids import KEY_PREFIX
 from sandpit.control.times import rfc3339
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from sandpit.control.snapshots import SnapshotView
     from sandpit.control.templates import TemplateInfo
     from sandpit.store.models import ApiKey, Build, MetricSample, Sandbox, SandboxLog
 
@@ -51,7 +53,7 @@ def listed(row: Sandbox) -> Json:
         "cpuCount": row.cpu_count,
         "memoryMB": row.memory_mb,
         "diskSizeMB": row.disk_mb,
-        "state": row.state,
+        "state": "paused" if row.state == "pausing" else row.state,
         "envdVersion": ENVD_VERSION,
     }
     if row.alias is not None:
@@ -72,7 +74,21 @@ def detail(row: Sandbox, domain: str | None) -> Json:
         answer["envdAccessToken"] = row.access_token
     if row.network is not None:
         answer["network"] = row.network
+    if row.state == "paused" and row.pause_mode is not None:
+        answer["pauseMode"] = row.pause_mode
     return answer
+
+
+def fork(result: Sandbox | ControlError, domain: str | None) -> Json:
+    """SandboxForkResult (current-protocol 3.7)."""
+    if isinstance(result, ControlError):
+        return {"error": {"code": result.status, "message": result.message}}
+    return {"sandbox": sandbox(result, domain)}
+
+
+def snapshot(view: SnapshotView) -> Json:
+    """SnapshotInfo (current-protocol 3.7)."""
+    return {"snapshotID": view.snapshot_id, "names": view.names}
 
 
 def metric(row: MetricSample) -> Json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.convertors import register_url_convertor
 from starlette.exceptions import HTTPException
@@ -12,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from sandpit.api import sandboxes, teams, templates
+from sandpit.api import builds, sandboxes, teams, templates
 from sandpit.api.http import (
     ApiRoute,
     Call,
@@ -21,6 +22,7 @@ from sandpit.api.http import (
     authenticate,
     on_control_error,
     on_http_error,
+    on_store_error,
     on_unexpected,
 )
 from sandpit.control.errors import ControlError
@@ -36,14 +38,14 @@ if TYPE_CHECKING:
 
 register_url_convertor("segment", Segment())
 
-ROUTES: tuple[ApiRoute, ...] = (*sandboxes.ROUTES, *templates.ROUTES, *teams.ROUTES)
-"""Every route that demands a key. `/health` is the only one that does not."""
+ROUTES: tuple[ApiRoute, ...] = (*sandboxes.ROUTES, *builds.ROUTES, *templates.ROUTES, *teams.ROUTES)
+"""Every route that demands a key. `/health` does not, nor do uploads, whose links are made for one who has one."""
 
 
 def create_app(control: ControlPlane) -> ASGIApp:
     """The API. The caller has entered `control` and leaves it after the last request."""
     app = Starlette(
-        routes=[Route("/health", _health), *_grouped(ROUTES, control)],
+        routes=[Route("/health", _health), _uploads(control), *_grouped(ROUTES, control)],
         # Browsers may call with any origin: there are no cookies, only keys (legacy-protocol 1.6).
         middleware=[
             Middleware(
@@ -57,6 +59,7 @@ def create_app(control: ControlPlane) -> ASGIApp:
         exception_handlers={
             HTTPException: on_http_error,
             ControlError: on_control_error,
+            SQLAlchemyError: on_store_error,
             Exception: on_unexpected,
         },
     )
@@ -92,6 +95,13 @@ def _endpoint(handlers: dict[str, Handler], control: ControlPlane) -> Callable[[
         return await handlers[method](Call(request, control, identity))
 
     return endpoint
+
+
+def _uploads(control: ControlPlane) -> Route:
+    async def endpoint(request: Request) -> Response:
+        return await builds.upload(request, control)
+
+    return Route(f"{builds.UPLOADS}/{{token:segment}}", endpoint, methods=["PUT"])
 
 
 async def _health(_request: Request) -> Response:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote
 
 from pydantic import BaseModel, ValidationError
+from sqlalchemy.exc import DBAPIError
 from starlette.convertors import Convertor
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from sandpit.api import legacy
 from sandpit.control import ids
 from sandpit.control.errors import (
     BodyTooLargeError,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from sandpit.control.app import ControlPlane
     from sandpit.control.teams import Identity
 
+log = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -151,14 +155,15 @@ def error_response(
     return JSONResponse(body, status, headers)
 
 
-async def on_control_error(_request: Request, error: Exception) -> Response:
+async def on_control_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ControlError)
     headers = {}
     if isinstance(error, BusyError):
         headers["Retry-After"] = "1"
     elif isinstance(error, LimitReachedError):
         headers["Should-Retry"] = "false"  # it stays true until a sandbox ends
-    return error_response(error.status, error.message, error_code=error.error_code, headers=headers)
+    status = legacy.status_for(request, error)
+    return error_response(status, error.message, error_code=error.error_code, headers=headers)
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
@@ -173,6 +178,14 @@ async def on_http_error(request: Request, error: Exception) -> Response:
         message = http_error.detail
     headers = dict(http_error.headers) if http_error.headers else None
     return error_response(status, message, headers=headers)
+
+
+async def on_store_error(_request: Request, error: Exception) -> Response:
+    """The records cannot be read or written: a full disk, a database that is away."""
+    log.error("the store failed", exc_info=error)
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    message = f"the server's records cannot be read or written: {cause}. Nothing was changed, or it is undone."
+    return error_response(500, message, error_code="store_unavailable")
 
 
 async def on_unexpected(_request: Request, _error: Exception) -> Response:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from sandpit.api.http import Call
 
 
+_MAX_LOGGERS = 16
+
+
 async def sandbox_filter(call: Call) -> SandboxFilter | None:
     """What a list was asked for; None when it names a template that does not exist. Raises: InvalidRequestError."""
     template_id = None
@@ -49,7 +52,7 @@ def metadata(text: str | None) -> dict[str, str]:
 
 def log_filter_v1(call: Call) -> LogFilter:
     """`start` is in Unix milliseconds, inclusive. Raises: InvalidRequestError."""
-    return LogFilter(start=_milliseconds(call.query_int("start")), limit=_log_limit(call))
+    return LogFilter(start=_milliseconds(call.query_int("start")), limit=_log_limit(call), loggers=_loggers(call))
 
 
 def log_filter_v2(call: Call) -> LogFilter:
@@ -63,6 +66,7 @@ def log_filter_v2(call: Call) -> LogFilter:
         newest_first=backward,
         level=_choice("level", call.query("level"), LEVELS),
         search=call.query("search"),
+        loggers=_loggers(call),
     )
 
 
@@ -110,6 +114,12 @@ def _time(name: str, text: str | None) -> datetime | None:
 
 def _milliseconds(value: int | None) -> datetime | None:
     return None if value is None else from_unix(value / 1000)
+
+
+def _loggers(call: Call) -> tuple[str, ...]:
+    """Names with commas between them (ours: no client of E2B's sends it)."""
+    given = (call.query("loggers") or "").split(",")
+    return tuple(dict.fromkeys(name.strip()[:32] for name in given if name.strip()))[:_MAX_LOGGERS]
 
 
 def _log_limit(call: Call) -> int:

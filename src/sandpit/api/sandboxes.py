@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse, Response
 
-from sandpit.api import answers, query, schemas
+from sandpit.api import answers, legacy, query, schemas
 from sandpit.api.http import ApiRoute, Call
+from sandpit.control import ids
 
 if TYPE_CHECKING:
     from sandpit.control.requests import NewSandbox
@@ -28,22 +29,24 @@ async def _create(call: Call, new: NewSandbox) -> Response:
 
 
 async def connect_v1(call: Call) -> Response:
-    return await _connect(call, (await call.body(schemas.ConnectV1Body)).timeout)
+    return await _connect(call, await call.body(schemas.ConnectV1Body))
 
 
 async def connect_v2(call: Call) -> Response:
-    return await _connect(call, (await call.body(schemas.ConnectV2Body)).timeout)
+    return await _connect(call, await call.body(schemas.ConnectV2Body))
 
 
-async def _connect(call: Call, timeout_s: int) -> Response:
-    service = call.control.services.sandboxes
-    row, resumed = await service.connect(call.identity, call.sandbox_id(), timeout_s)
+async def _connect(call: Call, body: schemas.ConnectV1Body | schemas.ConnectV2Body) -> Response:
+    service, sandbox_id = call.control.services.sleep, call.sandbox_id()
+    memory = body.memory is not False
+    row, resumed = await service.connect(call.identity, sandbox_id, body.timeout, memory=memory)
     return JSONResponse(answers.sandbox(row, call.control.settings.domain), 201 if resumed else 200)
 
 
 async def resume(call: Call) -> Response:
-    await call.body(schemas.ResumeBody)
-    row = await call.control.services.sandboxes.resume(call.identity, call.sandbox_id())
+    body = await call.body(schemas.ResumeBody)
+    timeout_s = body.timeout if body.timeout is not None else schemas.V1_TIMEOUT
+    row = await call.control.services.sleep.resume(call.identity, call.sandbox_id(), timeout_s)
     return JSONResponse(answers.sandbox(row, call.control.settings.domain), 201)
 
 
@@ -55,7 +58,8 @@ async def get(call: Call) -> Response:
 async def list_v1(call: Call) -> Response:
     wanted = query.metadata(call.query("metadata"))
     rows = await call.control.services.queries.running(call.identity, wanted)
-    return JSONResponse([answers.listed(row) for row in rows])
+    items = [answers.listed(row) for row in rows]
+    return JSONResponse([legacy.listed(item) for item in items] if legacy.is_legacy(call.request) else items)
 
 
 async def list_v2(call: Call) -> Response:
@@ -93,25 +97,34 @@ async def update_network(call: Call) -> Response:
 
 
 async def pause(call: Call) -> Response:
-    await call.body(schemas.PauseBody)
-    await call.control.services.sandboxes.pause(call.identity, call.sandbox_id())
+    body = await call.body(schemas.PauseBody)
+    sleep, sandbox_id = call.control.services.sleep, call.sandbox_id()
+    await sleep.pause(call.identity, sandbox_id, memory=body.memory is not False)
     return Response(status_code=204)
 
 
 async def fork(call: Call) -> Response:
-    await call.body(schemas.ForkBody)
-    await call.control.services.sandboxes.fork(call.identity, call.sandbox_id())
-    return JSONResponse([], 201)
+    body = await call.body(schemas.ForkBody)
+    snapshots = call.control.services.snapshots
+    results = await snapshots.fork(call.identity, call.sandbox_id(), body.count, body.timeout)
+    return JSONResponse([answers.fork(result, call.control.settings.domain) for result in results], 201)
 
 
 async def snapshot(call: Call) -> Response:
-    await call.body(schemas.SnapshotBody)
-    await call.control.services.sandboxes.snapshot(call.identity, call.sandbox_id())
-    return JSONResponse({}, 201)
+    body = await call.body(schemas.SnapshotBody)
+    snapshots, sandbox_id = call.control.services.snapshots, call.sandbox_id()
+    view = await snapshots.take(call.identity, sandbox_id, body.name, memory=body.memory is not False)
+    return JSONResponse(answers.snapshot(view), 201)
 
 
-async def list_snapshots(_call: Call) -> Response:
-    return JSONResponse([])  # none can be taken yet
+async def list_snapshots(call: Call) -> Response:
+    given = call.query("sandboxID")
+    sandbox_id = (ids.parse_sandbox_id(given) or "-") if given is not None else None
+    limit = call.query_int("limit")
+    snapshots = call.control.services.snapshots
+    views, token = await snapshots.page(call.identity, sandbox_id, call.query("name"), limit, call.query("nextToken"))
+    headers = {"X-Next-Token": token} if token is not None else None
+    return JSONResponse([answers.snapshot(view) for view in views], headers=headers)
 
 
 async def metrics(call: Call) -> Response:

@@ -106,6 +106,7 @@ class ConnectV2Body(Body):
 
 class ConnectV1Body(Body):
     timeout: int
+    memory: bool | None = None
 
 
 class TimeoutBody(Body):

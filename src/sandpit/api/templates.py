@@ -1,4 +1,4 @@
-"""The routes under /templates that read (current-protocol 3.1, 3.12)."""
+"""The routes under /templates (current-protocol 3.1, 3.7, 3.12)."""
 
 from __future__ import annotations
 
@@ -28,6 +28,15 @@ async def get(call: Call) -> Response:
     return JSONResponse(answers.template_with_builds(info))
 
 
+async def delete(call: Call) -> Response:
+    services, text = call.control.services, call.path("id")
+    if await services.tags.is_snapshot(call.identity, text):
+        await services.snapshots.delete(call.identity, text)
+    else:
+        await services.tags.delete_template(call.identity, text)
+    return Response(status_code=204)
+
+
 async def by_alias(call: Call) -> Response:
     template = await call.control.services.templates.by_alias(call.identity, call.path("alias"))
     return JSONResponse({"templateID": template.id, "public": template.public})
@@ -44,4 +53,5 @@ ROUTES = (
     ApiRoute("GET", "/v2/templates", list_v2),
     ApiRoute("GET", "/templates/aliases/{alias:segment}", by_alias),
     ApiRoute("GET", "/templates/{id:segment}", get),
+    ApiRoute("DELETE", "/templates/{id:segment}", delete),
 )

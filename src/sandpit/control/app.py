@@ -9,16 +9,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from sandpit.control.background import Maintenance, Sampler
+from sandpit.control.builds import BuildService
+from sandpit.control.cleaning import Cleaner
+from sandpit.control.core import Core
 from sandpit.control.directory import LiveDirectory
+from sandpit.control.guestlogs import GuestLogs
 from sandpit.control.idempotency import IdempotencyService
 from sandpit.control.keys import KeyService
 from sandpit.control.operations import Operations
 from sandpit.control.queries import SandboxQueries
+from sandpit.control.quota import SnapshotQuota
 from sandpit.control.reconcile import reconcile
 from sandpit.control.sandboxes import SandboxService
+from sandpit.control.sleep import SleepService
+from sandpit.control.snapshots import SnapshotService
+from sandpit.control.tags import TagService
 from sandpit.control.teams import DEFAULT_SLUG, Identity, TeamService
 from sandpit.control.templates import TemplateService
+from sandpit.control.uploadlinks import UploadLinks
 from sandpit.store.database import Database
+from sandpit.store.uploads import Uploads
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -39,7 +49,13 @@ class Services:
     keys: KeyService
     templates: TemplateService
     sandboxes: SandboxService
+    sleep: SleepService
+    snapshots: SnapshotService
     queries: SandboxQueries
+    quota: SnapshotQuota
+    builds: BuildService
+    tags: TagService
+    upload_links: UploadLinks
 
 
 class ControlPlane:
@@ -62,9 +78,24 @@ class ControlPlane:
         teams = TeamService(self.database, settings.limits)
         templates = TemplateService(self.database)
         self._idempotency = IdempotencyService(self.database)
-        sandboxes = SandboxService(self.database, node, templates, self._idempotency, self.directory, self._operations)
+        self._logs = GuestLogs(self.database, node, settings.retention)
+        core = Core(self.database, node, self.directory, self._operations, self._logs)
+        quota = SnapshotQuota(self.database, settings.limits.snapshots_mb)
+        sandboxes = SandboxService(core, templates, self._idempotency)
+        sleep = SleepService(core, sandboxes, teams, quota)
+        snapshots = SnapshotService(core, sandboxes, templates, quota)
         keys = KeyService(self.database, teams)
-        self.services = Services(teams, keys, templates, sandboxes, SandboxQueries(self.database))
+        queries = SandboxQueries(self.database, self._logs)
+        self._cleaner = Cleaner(self.database, node)
+        limits = settings.build
+        uploads = Uploads(settings.data_dir / "uploads", limits.upload_mb << 20, limits.uploads_mb << 20)
+        builds = BuildService(self.database, node, templates, self._cleaner, uploads, settings)
+        tags = TagService(self.database, templates, builds, self._cleaner)
+        links = UploadLinks()
+        self.services = Services(
+            teams, keys, templates, sandboxes, sleep, snapshots, queries, quota, builds, tags, links
+        )
+        self._core = core
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -81,20 +112,27 @@ class ControlPlane:
     async def _start(self, stack: AsyncExitStack) -> None:
         stack.push_async_callback(self.database.close)
         await self.database.open()
+        stack.push_async_callback(self._logs.flush)
         await self._bootstrap()
         await self._idempotency.recover()
+        await self.services.builds.recover()
         sandboxes = self.services.sandboxes
         self._node.on_gone(sandboxes.gone)
+        self._node.on_events(self._logs.take)
         found = await self._node.start()
         stack.push_async_callback(self._node.stop, kill_sandboxes=False)
         await self.services.templates.register(self._node.templates())
         stack.push_async_callback(self._operations.close, GRACE_SECONDS)
+        stack.push_async_callback(self.services.builds.stop)
         stack.callback(sandboxes.stop)
-        await reconcile(self.database, self._node, found, sandboxes, self.services.teams)
+        await reconcile(self._core, found, self.services.teams)
+        await self._cleaner.clean()
         group = await stack.enter_async_context(asyncio.TaskGroup())
         sampler = Sampler(self.database, self._node, sandboxes.live, self.settings.metrics_interval)
-        maintenance = Maintenance(self.database, self.services.keys, self.services.templates, self.settings.retention)
-        for background in (sampler.run(), maintenance.run()):
+        maintenance = Maintenance(
+            self.database, self.services.keys, self.services.templates, self._cleaner, self.settings.retention
+        )
+        for background in (sampler.run(), maintenance.run(), self._logs.run()):
             stack.callback(group.create_task(background).cancel)
 
     async def _bootstrap(self) -> None:

@@ -17,6 +17,7 @@ from sandpit.store.models import IdempotencyKey, MetricSample, Sandbox, SandboxL
 from sandpit.store.types import utc_now
 
 if TYPE_CHECKING:
+    from sandpit.control.cleaning import Cleaner
     from sandpit.control.keys import KeyService
     from sandpit.control.live import Live, LiveSandboxes
     from sandpit.control.templates import TemplateService
@@ -91,8 +92,16 @@ def _row(sandbox_id: str, metric: SandboxMetric) -> dict[str, object]:
 class Maintenance:
     """Throws away what is older than its retention, and writes down counts that requests left in memory."""
 
-    def __init__(self, database: Database, keys: KeyService, templates: TemplateService, retention: Retention) -> None:
+    def __init__(
+        self,
+        database: Database,
+        keys: KeyService,
+        templates: TemplateService,
+        cleaner: Cleaner,
+        retention: Retention,
+    ) -> None:
         self._database = database
+        self._cleaner = cleaner
         self._keys = keys
         self._templates = templates
         self._retention = retention
@@ -109,6 +118,7 @@ class Maintenance:
         """One round; a transaction per table, so that requests get their turn in between."""
         await self._keys.flush_last_used()
         await self._templates.flush_spawned()
+        await self._cleaner.clean()
         now = utc_now()
         keep = self._retention
         old = (

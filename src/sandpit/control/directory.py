@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from sandpit.edge.directory import Target
 
@@ -16,6 +17,8 @@ class LiveDirectory:
     def __init__(self) -> None:
         self._targets: dict[str, Target] = {}
         self._callbacks: list[Callable[[str], None]] = []
+        self.waker: Callable[[str], Awaitable[None]] | None = None
+        """Waits for a sandbox's transition, or resumes it if it is asleep. Raises: WakeRefusedError."""
 
     def find(self, sandbox_id: str) -> Target | None:
         return self._targets.get(sandbox_id)
@@ -30,9 +33,27 @@ class LiveDirectory:
         """A sandbox runs."""
         self._targets[target.sandbox_id] = target
 
+    async def wake(self, sandbox_id: str) -> Target | None:
+        if self.waker is not None:
+            await self.waker(sandbox_id)
+        return self._targets.get(sandbox_id)
+
+    def hold(self, sandbox_id: str) -> None:
+        """A sandbox is in transition: its streams end, new requests wait."""
+        if (target := self._targets.get(sandbox_id)) is not None:
+            self._targets[sandbox_id] = replace(target, state="held")
+            self._tell(sandbox_id)
+
+    def release(self, sandbox_id: str) -> None:
+        """A sandbox runs again as before."""
+        if (target := self._targets.get(sandbox_id)) is not None:
+            self._targets[sandbox_id] = replace(target, state="running")
+
     def remove(self, sandbox_id: str) -> None:
         """A sandbox stops running: whoever asked is told now."""
-        if self._targets.pop(sandbox_id, None) is None:
-            return
+        if self._targets.pop(sandbox_id, None) is not None:
+            self._tell(sandbox_id)
+
+    def _tell(self, sandbox_id: str) -> None:
         for callback in self._callbacks:
             callback(sandbox_id)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Select
 
+    from sandpit.control.guestlogs import GuestLogs
     from sandpit.control.teams import Identity
     from sandpit.store.database import Database
 
@@ -58,13 +59,16 @@ class LogFilter:
     newest_first: bool = False
     level: str = "debug"
     search: str | None = None
+    loggers: tuple[str, ...] = ()
+    """Only these, if any; the beginning of a name is enough."""
 
 
 class SandboxQueries:
     """What a team may know about its sandboxes."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, guest_logs: GuestLogs) -> None:
         self._database = database
+        self._guest_logs = guest_logs
 
     async def get(self, identity: Identity, sandbox_id: str) -> Sandbox:
         """A running or paused sandbox. Raises: NotFoundError."""
@@ -78,7 +82,7 @@ class SandboxQueries:
         if not 1 <= wanted.limit <= MAX_PAGE:
             raise InvalidRequestError(f"limit must be from 1 to {MAX_PAGE}, got {wanted.limit}")
         matching = _conditions(identity, wanted)
-        query = select(Sandbox).where(*matching, Sandbox.state.in_(wanted.states))
+        query = select(Sandbox).where(*matching, Sandbox.state.in_(_stored(wanted.states)))
         if wanted.next_token:
             query = query.where(_after(wanted.next_token, wanted.ascending))
         running = select(func.count()).select_from(Sandbox).where(*matching, Sandbox.state == "running")
@@ -101,6 +105,7 @@ class SandboxQueries:
 
     async def logs(self, identity: Identity, sandbox_id: str, wanted: LogFilter) -> list[SandboxLog]:
         """Log lines of a sandbox, which may have ended; none of an unknown one (legacy-protocol 2.7)."""
+        await self._guest_logs.flush()
         owned = exists().where(Sandbox.id == SandboxLog.sandbox_id, Sandbox.team_id == identity.team_id)
         query = select(SandboxLog).where(SandboxLog.sandbox_id == sandbox_id, owned)
         query = query.where(SandboxLog.level.in_(LEVELS[LEVELS.index(wanted.level) :]))
@@ -108,6 +113,8 @@ class SandboxQueries:
             query = query.where(SandboxLog.timestamp >= wanted.start)
         if wanted.end is not None:
             query = query.where(SandboxLog.timestamp < wanted.end)
+        if wanted.loggers:
+            query = query.where(or_(*(SandboxLog.logger.startswith(name, autoescape=True) for name in wanted.loggers)))
         if wanted.search:
             query = query.where(SandboxLog.message.contains(wanted.search, autoescape=True))
         if wanted.newest_first:
@@ -150,6 +157,11 @@ class SandboxQueries:
         async with self._database.read() as session:
             rows = await session.scalars(select(MetricSample).join(newest, same))
             return {row.sandbox_id: row for row in rows}
+
+
+def _stored(states: Sequence[str]) -> list[str]:
+    """A sandbox that is being paused is shown as paused (current-protocol 3.4)."""
+    return [*states, "pausing"] if "paused" in states else list(states)
 
 
 def _conditions(identity: Identity, wanted: SandboxFilter) -> list[ColumnElement[bool]]:

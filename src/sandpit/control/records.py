@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sandpit.control.requests import NewSandbox
     from sandpit.control.templates import Resolved
-    from sandpit.node.contract import SandboxSpec
+    from sandpit.node.contract import SandboxSpec, SnapshotInfo
 
 _COLUMNS = tuple(Sandbox.__table__.columns)
 _INSERT_SANDBOX = insert(Sandbox)
@@ -29,7 +29,7 @@ def new_sandbox(spec: SandboxSpec, team_id: str, new: NewSandbox, resolved: Reso
         id=spec.sandbox_id,
         team_id=team_id,
         template_id=spec.template_id,
-        build_id=spec.build_id,
+        build_id=resolved.build.id,
         alias=resolved.alias,
         state="running",
         started_at=now,
@@ -47,7 +47,26 @@ def new_sandbox(spec: SandboxSpec, team_id: str, new: NewSandbox, resolved: Reso
         network=dict(new.network) if new.network is not None else None,
         lifecycle=new.lifecycle(),
         mcp=dict(new.mcp) if new.mcp is not None else None,
+        pause_mode=None,
+        snapshot_bytes=0,
     )
+
+
+def copied_sandbox(origin: Sandbox, spec: SandboxSpec, timeout_s: int, now: datetime) -> Sandbox:
+    """The row of a fork that has just started: all as it is with its origin but identity, tokens and times."""
+    same = {column.key: getattr(origin, column.key) for column in _COLUMNS}
+    own = {
+        "id": spec.sandbox_id,
+        "state": "running",
+        "started_at": now,
+        "end_at": now + timedelta(seconds=timeout_s),
+        "timeout_s": timeout_s,
+        "access_token": spec.access_token,
+        "traffic_token": None if origin.traffic_token is None else ids.new_secret(),
+        "pause_mode": None,
+        "snapshot_bytes": 0,
+    }
+    return Sandbox(**(same | own))
 
 
 def insert_sandbox(session: Session, sandbox: Sandbox) -> None:
@@ -67,33 +86,62 @@ def close_sandbox(session: Session, sandbox_id: str, reason: str, now: datetime)
     sandbox = session.get(Sandbox, sandbox_id)
     if sandbox is None or sandbox.state == "ended":
         return
-    if sandbox.state == "running":
-        seconds = max((now - sandbox.started_at).total_seconds(), 0.0)
-        session.add(
-            Usage(
-                sandbox_id=sandbox.id,
-                team_id=sandbox.team_id,
-                template_id=sandbox.template_id,
-                started_at=sandbox.started_at,
-                ended_at=now,
-                vcpu_seconds=sandbox.cpu_count * seconds,
-                gib_seconds=sandbox.memory_mb / 1024 * seconds,
-            )
-        )
+    if sandbox.state in ("running", "pausing"):
+        _count_usage(session, sandbox, now)
     sandbox.state, sandbox.ended_reason, sandbox.end_at = "ended", reason, now
+    sandbox.snapshot_bytes = 0
     write_log(session, sandbox_id, now, f"sandbox ended: {reason}", reason=reason)
 
 
-def write_log(session: Session, sandbox_id: str, when: datetime, message: str, **fields: str) -> None:
+def pause_sandbox(session: Session, sandbox_id: str, snapshot: SnapshotInfo, now: datetime) -> Sandbox:
+    """A sandbox has been put away."""
+    sandbox = session.get_one(Sandbox, sandbox_id)
+    _count_usage(session, sandbox, now)
+    sandbox.state, sandbox.end_at = "paused", now
+    sandbox.pause_mode, sandbox.snapshot_bytes = "full" if snapshot.memory else "filesystem", snapshot.size
+    write_log(session, sandbox_id, now, "sandbox paused", mode=sandbox.pause_mode)
+    return sandbox
+
+
+def resume_sandbox(session: Session, sandbox_id: str, now: datetime, life: timedelta) -> Sandbox:
+    """A paused sandbox runs again."""
+    sandbox = session.get_one(Sandbox, sandbox_id)
+    sandbox.state, sandbox.started_at, sandbox.end_at = "running", now, now + life
+    sandbox.pause_mode, sandbox.snapshot_bytes = None, 0
+    write_log(session, sandbox_id, now, "sandbox resumed")
+    return sandbox
+
+
+def _count_usage(session: Session, sandbox: Sandbox, now: datetime) -> None:
+    """Write down what a run used that ends now."""
+    seconds = max((now - sandbox.started_at).total_seconds(), 0.0)
+    session.add(
+        Usage(
+            sandbox_id=sandbox.id,
+            team_id=sandbox.team_id,
+            template_id=sandbox.template_id,
+            started_at=sandbox.started_at,
+            ended_at=now,
+            vcpu_seconds=sandbox.cpu_count * seconds,
+            gib_seconds=sandbox.memory_mb / 1024 * seconds,
+        )
+    )
+
+
+def write_log(
+    session: Session, sandbox_id: str, when: datetime, message: str, *, level: str = "info", **fields: str
+) -> None:
     """One line of the sandbox's log."""
-    session.execute(_INSERT_LOG, _log(sandbox_id, when, message, fields))
+    session.execute(_INSERT_LOG, _log(sandbox_id, when, message, fields, level))
 
 
-def _log(sandbox_id: str, when: datetime, message: str, fields: dict[str, str]) -> dict[str, object]:
+def _log(
+    sandbox_id: str, when: datetime, message: str, fields: dict[str, str], level: str = "info"
+) -> dict[str, object]:
     return {
         "sandbox_id": sandbox_id,
         "timestamp": when,
-        "level": "info",
+        "level": level,
         "logger": "sandbox",
         "message": message,
         "fields": fields,

@@ -75,10 +75,9 @@ class NewSandbox:
             raise InvalidRequestError("autoPauseMemory false conflicts with autoResume: traffic cannot resume a reboot")
         if self.auto_pause_memory is False and not self.auto_pause:
             raise InvalidRequestError("autoPauseMemory false needs autoPause")
-        if self.auto_pause:
+        if self.auto_resume and not self.auto_pause:
             raise InvalidRequestError(
-                "autoPause is not supported: this server cannot pause sandboxes yet, and killing this one at its "
-                "timeout would lose its work. Create it without, and with a longer timeout."
+                "autoResume needs autoPause: a sandbox that is killed at its timeout cannot be resumed"
             )
 
 

@@ -88,6 +88,10 @@ class TeamService:
             raise NotFoundError(f"team '{team_id}' does not exist")
         return team
 
+    async def identity_of(self, team_id: str) -> Identity:
+        """Raises: NotFoundError."""
+        return self.identity(await self.get(team_id))
+
     async def find(self, slug: str) -> Team | None:
         async with self._database.read() as session:
             return await session.scalar(select(Team).where(Team.slug == slug))

@@ -8,17 +8,19 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import exists, or_, select, update
 
 from sandpit.control.cursors import MAX_PAGE, decode_cursor, encode_cursor
 from sandpit.control.errors import ForbiddenError, InvalidRequestError, NotFoundError
-from sandpit.store.models import Build, Template, TemplateName, TemplateTag
+from sandpit.store.models import Build, Snapshot, Template, TemplateName, TemplateTag
 from sandpit.store.types import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from sqlalchemy import ColumnElement
     from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
 
     from sandpit.control.teams import Identity
     from sandpit.node.contract import TemplateImage
@@ -134,6 +136,8 @@ class TemplateService:
                 .where(TemplateTag.template_id == template.id, TemplateTag.tag == tag)
             )
             build = await session.scalar(query)
+            if build is None and ref.tag is not None:
+                build = await session.scalar(select(Build).where(Build.id == tag, Build.template_id == template.id))
             if build is None or build.status != "ready":
                 raise NotFoundError(f"template '{text}' has no finished build with the tag '{tag}'")
             names = await _names(session, [template.id])
@@ -160,6 +164,30 @@ class TemplateService:
             raise ForbiddenError(f"template alias '{alias}' belongs to another team")
         return template
 
+    async def own(self, identity: Identity, text: str) -> Template:
+        """A team's own template, by id or name without a tag. Raises: NotFoundError (also for others'), InvalidRequestError."""
+        ref = parse_ref(text)
+        async with self._database.read() as session:
+            template = await _find(session, ref, identity)
+        if template is None or template.team_id != identity.team_id or ref.tag is not None:
+            raise NotFoundError(f"template '{text[:200]}' not found")
+        return template
+
+    async def set_public(self, identity: Identity, text: str, public: bool) -> list[str]:
+        """Publish a template, or take it back; returns its full names. Raises: NotFoundError, ForbiddenError (another team's)."""
+        async with self._database.read() as session:
+            template = await _find(session, parse_ref(text), identity)
+        if template is None:
+            raise NotFoundError(f"template '{text[:200]}' not found")
+        if template.team_id != identity.team_id:
+            raise ForbiddenError(f"template '{text[:200]}' does not belong to your team")
+        async with self._database.write() as session:
+            values = {"public": public, "updated_at": utc_now()}
+            await session.execute(update(Template).where(Template.id == template.id).values(values))
+            names = await _names(session, [template.id])
+        self.changed()
+        return [f"{namespace}/{name}" for namespace, name in names.get(template.id, [])]
+
     async def get(self, identity: Identity, text: str) -> TemplateInfo:
         """One template by id or name. Raises: NotFoundError, InvalidRequestError."""
         async with self._database.read() as session:
@@ -172,10 +200,10 @@ class TemplateService:
         return infos[0]
 
     async def list_of(self, identity: Identity) -> list[TemplateInfo]:
-        """A team's templates and the platform's, newest first."""
+        """A team's templates and the platform's, newest first; snapshots of sandboxes have a list of their own."""
         query = (
             select(Template)
-            .where(or_(Template.team_id == identity.team_id, Template.team_id.is_(None)))
+            .where(or_(Template.team_id == identity.team_id, Template.team_id.is_(None)), ~_is_snapshot())
             .order_by(Template.created_at.desc(), Template.id.desc())
         )
         async with self._database.read() as session:
@@ -197,6 +225,10 @@ class TemplateService:
             return items, None
         last = items[-1].template
         return items, encode_cursor(last.created_at, last.id, ascending=False)
+
+
+def _is_snapshot() -> ColumnElement[bool]:
+    return exists().where(Snapshot.template_id == Template.id)
 
 
 def _visible(template: Template, identity: Identity) -> bool:
@@ -277,14 +309,14 @@ async def _register(session: AsyncSession, image: TemplateImage, team_id: str | 
     )
     await session.flush()
     for tag in {ref.tag or DEFAULT_TAG for ref in refs} or {DEFAULT_TAG}:
-        await assign_tag(session, image.template_id, tag, image.build_id)
+        await session.run_sync(assign_tag, image.template_id, tag, image.build_id)
 
 
-async def assign_tag(session: AsyncSession, template_id: str, tag: str, build_id: str) -> None:
+def assign_tag(session: Session, template_id: str, tag: str, build_id: str) -> None:
     """Let `template:tag` mean this build; the newest assignment wins (current-protocol 10.4)."""
-    row = await session.get(TemplateTag, (template_id, tag))
+    row = session.get(TemplateTag, (template_id, tag))
     if row is None:
         session.add(TemplateTag(template_id=template_id, tag=tag, build_id=build_id, created_at=utc_now()))
     else:
         row.build_id, row.created_at = build_id, utc_now()
-    await session.flush()
+    session.flush()

@@ -40,7 +40,8 @@ def unreachable(route: Route, directory: Directory) -> Refusal:
     if route.target is None:
         return Refusal(502, "The API cannot be reached")
     sandbox_id = route.target.sandbox_id
-    if directory.find(sandbox_id) is None:
+    found = directory.find(sandbox_id)
+    if found is None or found.state != "running":
         return sandbox_not_found(sandbox_id)
     return port_closed(sandbox_id, route.port)
 
@@ -50,6 +51,7 @@ def broken(route: Route, directory: Directory, what: str) -> Refusal:
     if route.target is None:
         return Refusal(502, f"The API {what}")
     sandbox_id = route.target.sandbox_id
-    if directory.find(sandbox_id) is None:
+    found = directory.find(sandbox_id)
+    if found is None or found.state != "running":
         return sandbox_not_found(sandbox_id)
     return broken_answer(sandbox_id, route.port, what)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,16 +28,33 @@ class Target:
     mask_request_host: str | None = None
     """Replaces the Host header towards user ports; `${PORT}` stands for the port."""
     https_ports: frozenset[int] = frozenset()
+    state: Literal["running", "held", "asleep"] = "running"
+    """`held`: it is being paused or copied, and requests wait until that is over. `asleep`: paused, and a request resumes it."""
+
+
+class WakeRefusedError(Exception):
+    """A sandbox could not be resumed; `status` is for the one who asked."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Directory(Protocol):
-    """Finds running sandboxes. All calls answer from memory."""
+    """Finds running sandboxes. All calls but `wake` answer from memory."""
 
     def find(self, sandbox_id: str) -> Target | None:
-        """The running sandbox with this id, else None (unknown, killed, paused)."""
+        """The sandbox with this id, if it runs or a request may wait for it; else None (unknown, killed, paused)."""
+
+    async def wake(self, sandbox_id: str) -> Target | None:
+        """Wait for a `held` sandbox, or resume one that is `asleep`. Raises: WakeRefusedError.
+
+        The sandbox as it is then; None when it is gone. One that was held may be asleep now: whether the request may resume
+        it is for the caller to check before it asks again.
+        """
 
     def targets(self) -> Iterable[Target]:
         """All running sandboxes (for links that carry no sandbox id but a signature)."""
 
     def on_gone(self, callback: Callable[[str], None]) -> None:
-        """Have `callback` told, with the id, the moment a sandbox stops running: its streams must be cut."""
+        """Have `callback` told, with the id, the moment a sandbox stops running or is held: its streams must be cut."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from .answers import Refusal, sandbox_not_found
 from .body import BodyError, ChunkedBody, EndlessBody
 from .destination import allowed_upgrade, broken, key_for, unreachable
+from .directory import WakeRefusedError
 from .headers import interim_head, request_head, response_head
-from .routing import AGENT_PORTS
+from .routing import AGENT_PORTS, guard
 from .upstream import PortClosedError
 from .wire import Response, WireError, find_head_end, parse_response
 
 if TYPE_CHECKING:
     import asyncio
 
-    from .answers import Refusal
     from .body import Body
     from .client import Client
     from .routing import Route
@@ -87,11 +89,46 @@ class Exchange:
         return self._upstream is not None and self._upstream.congested
 
     def start(self) -> None:
+        if self._must_wait:
+            self._dialing = self._edge.spawn(self._wake())
+            return
         upstream = self._edge.pool.take(self._key)
         if upstream is not None:
             self._attach(upstream)
         else:
             self._dialing = self._edge.spawn(self._dial())
+
+    @property
+    def _must_wait(self) -> bool:
+        target = self.route.target
+        return target is not None and target.state != "running"
+
+    async def _wake(self) -> None:
+        """Wait until the sandbox runs again, which the request itself may bring about."""
+        try:
+            while self._must_wait:
+                await self._wait()
+        except Refusal as refusal:
+            self._dialing = None
+            self._refuse(refusal)
+            return
+        self._key = key_for(self.route, self._edge.api_backend)
+        await self._dial()
+
+    async def _wait(self) -> None:
+        """One step towards a sandbox that runs. Raises: Refusal."""
+        directory, target = self._edge.directory, self.route.target
+        assert target is not None
+        # Again: while the request waited, the sandbox may have fallen asleep.
+        guard(self.request, self.route, directory)
+        try:
+            found = await directory.wake(target.sandbox_id)
+        except WakeRefusedError as error:
+            title = "Sandbox Not Resumed"
+            raise Refusal(error.status, str(error), title=title, sandbox_id=target.sandbox_id) from error
+        if found is None:
+            raise sandbox_not_found(target.sandbox_id)
+        self.route = replace(self.route, target=found)
 
     async def _dial(self) -> None:
         try:
@@ -170,7 +207,12 @@ class Exchange:
         self._edge.forget(self)
 
     def cut(self) -> None:
-        """The sandbox is gone: both sides end now, the client's so that it cannot pass for a complete answer."""
+        """The sandbox is gone or held: say so, or end an answer that has begun so that it cannot pass for a complete one."""
+        if not self.answering:
+            if self._try_again():
+                return
+            self._refuse(unreachable(self.route, self._edge.directory))
+            return
         self.cancel()
         self._client.reset()
 
@@ -288,11 +330,33 @@ class Exchange:
         elif self._stage is _Stage.BODY:
             self._break()
 
+    @property
+    def _repeatable(self) -> bool:
+        """Whether sending the request again cannot do harm."""
+        untouched = self._incoming is None and not self._buffer and not self._interims
+        return untouched and self.request.method in _IDEMPOTENT
+
+    def _try_again(self) -> bool:
+        """Have the request wait for a sandbox that is held, if nothing of it has been sent or it can be repeated."""
+        route, edge = self.route, self._edge
+        if route.target is None or self._stage is not _Stage.HEAD or not (self._upstream is None or self._repeatable):
+            return False
+        held = edge.directory.find(route.target.sandbox_id)
+        if held is None or held.state == "running":
+            return False
+        if self._dialing is not None:
+            self._dialing.cancel()
+        if self._upstream is not None:
+            self._upstream.abort()
+            self._upstream = None
+        self.route = replace(route, target=held)
+        self._dialing = edge.spawn(self._wake())
+        return True
+
     def _ended_without_answer(self) -> None:
         upstream = self._upstream
         assert upstream is not None
-        retry = upstream.reused and self._incoming is None and self.request.method in _IDEMPOTENT
-        if retry and not self._buffer and not self._interims:
+        if upstream.reused and self._repeatable:
             upstream.abort()
             self._upstream = None
             self._dialing = self._edge.spawn(self._dial())

@@ -6,7 +6,9 @@ import unicodedata
 from functools import lru_cache
 from urllib.parse import unquote
 
-RESERVED = frozenset({"init", "freeze", "unfreeze", "collapse", "fsfreeze", "fsthaw", "upgrade"})
+RESERVED = frozenset(
+    {"init", "changes", "disk", "journal", "freeze", "unfreeze", "collapse", "fsfreeze", "fsthaw", "upgrade"}
+)
 _DECODINGS = 4
 
 

@@ -147,14 +147,27 @@ def _address(request: Request, name: bytes, directory: Directory) -> _Address | 
     return by_header or by_host
 
 
-def _guard(request: Request, route: Route) -> None:
-    """Keep the public from what is the control plane's, and from ports made private."""
+def _guard_sleep(request: Request, route: Route, target: Target, directory: Directory) -> None:
+    """Strangers do not wake a sandbox up: what its agent would refuse is refused here (C56)."""
+    if target.access_token is None:
+        return
+    token = request.fields.get(b"x-access-token", b"")
+    if hmac.compare_digest(token, target.access_token.encode()):
+        return
+    if find_signed(request.method, route.path, directory) != target:
+        raise Refusal(401, "The sandbox is paused, and only its access token resumes it", sandbox_id=target.sandbox_id)
+
+
+def guard(request: Request, route: Route, directory: Directory) -> None:
+    """Keep the public from what is the control plane's, and from ports made private. Raises: Refusal."""
     target = route.target
     if target is None:
         return
     path = route.path.partition(b"?")[0]
     if route.port == RELAY_PORT or (route.port in AGENT_PORTS and is_reserved(path)):
         raise Refusal(404, "This path is reserved for the control plane", path=path.decode(errors="replace"))
+    if route.port in AGENT_PORTS and target.state == "asleep":
+        _guard_sleep(request, route, target, directory)
     if route.port == AGENT_PORT or target.traffic_token is None:
         return
     token = request.fields.get(b"e2b-traffic-access-token")
@@ -193,5 +206,5 @@ def route(request: Request, directory: Directory, *, has_api: bool) -> Route:
     if target is None:
         raise sandbox_not_found(address.sandbox_id)
     found = Route(target, address.port, path)
-    _guard(request, found)
+    guard(request, found, directory)
     return found

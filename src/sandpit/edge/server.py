@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .answers import Refusal
 from .client import Client
 from .limits import Limits
+from .tls import TlsListener
 from .upstream import Dialer, Pool
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class Edge:
     """The data plane's door: HTTP/1.1 and websocket requests go to the sandbox and port that they name.
 
     `host` and `port` are where plain HTTP is served (port 0: any free one); with an `ssl_context` HTTPS is served on
-    `tls_port` too. Requests for `api.*`, and those that name no sandbox, go to `api_backend` (host, port) if given.
+    `tls_host` (`host` if not given) and `tls_port` too. Requests for `api.*`, and those that name no sandbox, go to
+    `api_backend` (host, port) if given.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Edge:
         api_backend: tuple[str, int] | None = None,
         limits: Limits | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        tls_host: str | Sequence[str] | None = None,
         tls_port: int = 0,
     ) -> None:
         self.directory = directory
@@ -47,11 +50,13 @@ class Edge:
         self.pool = Pool(self.limits)
         self.dialer = Dialer(self.limits)
         self.stopping = False
-        self._host = host
+        self._hosts = [host] if isinstance(host, str) else list(host)
         self._port = port
         self._ssl_context = ssl_context
+        self._tls_hosts = [tls_host] if isinstance(tls_host, str) else list(tls_host or self._hosts)
         self._tls_port = tls_port
-        self._servers: list[asyncio.Server] = []
+        self._plain: list[asyncio.Server] = []
+        self._secure: list[socket.socket] = []
         self._clients: set[Client] = set()
         self._exchanges: dict[str, set[Exchange]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -60,26 +65,38 @@ class Edge:
         """Listen. Raises OSError when an address is taken."""
         self.loop = asyncio.get_running_loop()
         self.directory.on_gone(self._on_gone)
-        await self._listen(b"http", self._port, None)
+        for host in self._hosts:
+            server = await self.loop.create_server(lambda: Client(self, b"http"), host, self._port, backlog=_BACKLOG)
+            self._plain.append(server)
+            for sock in server.sockets:  # accepted connections inherit these
+                _configure(sock)
         if self._ssl_context is not None:
-            await self._listen(b"https", self._tls_port, self._ssl_context)
+            self._listen_for_tls(self._ssl_context)
         self._sweeper = self.spawn(self._sweep())
 
-    async def _listen(self, scheme: bytes, port: int, context: ssl.SSLContext | None) -> None:
-        server = await self.loop.create_server(
-            lambda: Client(self, scheme), self._host, port, backlog=_BACKLOG, ssl=context
-        )
-        self._servers.append(server)
-        for sock in server.sockets:  # accepted connections inherit these
-            for option, value in _KEEPALIVE:
-                sock.setsockopt(socket.SOL_SOCKET, option, value)
-            for option, value in _TCP:
-                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    def _listen_for_tls(self, context: ssl.SSLContext) -> None:
+        """On all hosts, and on one port that is free on each when none was given."""
+        port = self._tls_port
+        for host in self._tls_hosts:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            sock = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+            sock.setblocking(False)
+            _configure(sock)
+            port = sock.getsockname()[1]
+            self._secure.append(sock)
+            listener = TlsListener(
+                sock,
+                context,
+                lambda: Client(self, b"https"),
+                room=lambda handshakes: len(self._clients) + handshakes < self.limits.connections,
+                handshake_s=self.limits.head_time,
+            )
+            self.spawn(listener.serve())
 
     async def stop(self) -> None:
         """Close the listeners and cut every connection."""
         self.stopping = True
-        for server in self._servers:
+        for server in self._plain:
             server.close()
         for client in list(self._clients):
             client.reset()
@@ -87,21 +104,17 @@ class Edge:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(server.wait_closed() for server in self._servers))
+        await asyncio.gather(*(server.wait_closed() for server in self._plain))
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """Where plain HTTP is served."""
-        return self._names(0)
+        return _names([sock for server in self._plain for sock in server.sockets])
 
     @property
     def tls_addresses(self) -> list[tuple[str, int]]:
         """Where HTTPS is served."""
-        return self._names(1)
-
-    def _names(self, index: int) -> list[tuple[str, int]]:
-        servers = self._servers[index : index + 1]
-        return [sock.getsockname()[:2] for server in servers for sock in server.sockets]
+        return _names(self._secure)
 
     @property
     def has_api(self) -> bool:
@@ -152,3 +165,14 @@ class Edge:
             for client in [client for client in self._clients if client.deadline <= now]:
                 client.expire()
             self.pool.expire(now)
+
+
+def _configure(sock: socket.socket) -> None:
+    for option, value in _KEEPALIVE:
+        sock.setsockopt(socket.SOL_SOCKET, option, value)
+    for option, value in _TCP:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _names(sockets: Sequence[socket.socket]) -> list[tuple[str, int]]:
+    return [sock.getsockname()[:2] for sock in sockets]

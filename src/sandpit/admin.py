@@ -1,0 +1,58 @@
+"""The operator's door: what the CLI of the same machine asks the server over its control socket (owner only)."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from sandpit.control.errors import ControlError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from starlette.requests import Request
+
+    from sandpit.control.app import Services
+
+FIRST_KEY_NAME = "first key"
+
+
+def admin_app(services: Services, status: Callable[[], Mapping[str, Any]], stop: Callable[[bool], None]) -> Starlette:
+    """`status` describes the server, `stop(sandboxes)` ends it, with its sandboxes or without."""
+
+    async def get_status(request: Request) -> Response:
+        return JSONResponse(status())
+
+    async def ask_to_stop(request: Request) -> Response:
+        stop(request.query_params.get("sandboxes") == "true")
+        return Response(status_code=202)
+
+    async def list_teams(request: Request) -> Response:
+        """Each with the bytes that its paused sandboxes and snapshots take up."""
+        teams = [(team, await services.quota.used(team.id)) for team in await services.teams.list_all()]
+        return JSONResponse(
+            [{"id": team.id, "name": team.name, "slug": team.slug, "snapshotBytes": used} for team, used in teams]
+        )
+
+    async def create_team(request: Request) -> Response:
+        """Body `{"name", "slug"?}`; the answer holds the team's first key, which nobody can read again."""
+        body = json.loads(await request.body())
+        try:
+            team = await services.teams.create(body["name"], body.get("slug"))
+        except ControlError as error:
+            return JSONResponse({"message": error.message}, error.status)
+        _, key = await services.keys.create(team.id, FIRST_KEY_NAME)
+        return JSONResponse({"id": team.id, "name": team.name, "slug": team.slug, "key": key}, 201)
+
+    return Starlette(
+        routes=[
+            Route("/status", get_status, methods=["GET"]),
+            Route("/stop", ask_to_stop, methods=["POST"]),
+            Route("/teams", list_teams, methods=["GET"]),
+            Route("/teams", create_team, methods=["POST"]),
+        ]
+    )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from sandpit.cli.checks import Check, Result, existing, output, search_path
 from sandpit.cli.local import find_process
+from sandpit.tls import usable_hosts
 
 if TYPE_CHECKING:
     from sandpit.settings import Settings
@@ -23,6 +24,10 @@ _DISK_NEEDED, _DISK_WANTED = 2 * _GIB, 15 * _GIB
 _MEMORY_WANTED = 2 * _GIB
 _INOTIFY = {"max_user_instances": 128, "max_user_watches": 65536}
 _FILES_WANTED = 4096
+_LOCALHOST_FIX = (
+    "apt-get install libnss-myhostname, which adds `myhostname` to the line `hosts:` of /etc/nsswitch.conf; "
+    "elsewhere use systemd-resolved, or a domain of your own (docs/legacy.md)"
+)
 _TEST_NAME = "example.com"
 """Reserved for such uses (RFC 2606)."""
 
@@ -152,20 +157,36 @@ def _names(_: Settings) -> Result:
     return Result("ok", f"{_TEST_NAME} is {found.split()[0]}")
 
 
+def _localhost_names(settings: Settings) -> Result:
+    if not settings.tls or not settings.tls_domain.endswith(".localhost"):
+        return Result("ok", "not used")
+    name = f"api.{settings.tls_domain}"
+    try:
+        found = {line.split()[0] for line in output("getent", "ahosts", name).splitlines()}
+    except subprocess.CalledProcessError:
+        found = set()
+    if found & {"127.0.0.1", "::1"}:
+        return Result("ok", f"{name} is {' and '.join(sorted(found))}")
+    return Result("warning", f"{name} has no address here: clients of 2024 cannot find the server", _LOCALHOST_FIX)
+
+
 def _ports(settings: Settings) -> Result:
     if (process := find_process(settings)) is not None:
         process.close()
         return Result("ok", f"the server has them (pid {process.pid})")
-    for host, port, name in (
+    wanted = [
         (settings.api_host, settings.api_port, "SANDPIT_API_PORT"),
         (settings.edge_host, settings.edge_port, "SANDPIT_EDGE_PORT"),
-    ):
+    ]
+    if settings.tls:
+        wanted += [(host, settings.tls_port, "SANDPIT_TLS_PORT") for host in usable_hosts(settings.tls_host)]
+    for host, port, name in wanted:
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             socket.create_server((host, port), family=family).close()
         except OSError as error:
             return Result("failed", f"{host}:{port}: {error.strerror}", f"see `ss -ltnp`, or set {name}")
-    return Result("ok", f"{settings.api_port} and {settings.edge_port} are free")
+    return Result("ok", f"{', '.join(str(port) for port in sorted({port for _, port, _ in wanted}))} are free")
 
 
 FIRST = (Check("root", _root),)
@@ -181,5 +202,6 @@ LAST = (
     Check("inotify", _inotify, required=False),
     Check("other firewalls", _other_firewalls, "install nftables", required=False, root=True),
     Check("names", _names, required=False),
+    Check("localhost names", _localhost_names, _LOCALHOST_FIX, required=False),
     Check("ports", _ports),
 )

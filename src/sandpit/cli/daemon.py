@@ -198,6 +198,6 @@ def _stop(settings: Settings, process: Process, *, sandboxes: bool, timeout: flo
 
 def _serve_to_end_sandboxes(settings: Settings, timeout: float) -> Process:
     """Sandboxes outlive servers: one more, on ports of its own and without a pool, finds them and keeps the records."""
-    quiet = {"SANDPIT_API_PORT": "0", "SANDPIT_EDGE_PORT": "0", "SANDPIT_POOL__SIZE": "0"}
+    quiet = {"SANDPIT_API_PORT": "0", "SANDPIT_EDGE_PORT": "0", "SANDPIT_TLS": "false", "SANDPIT_POOL__SIZE": "0"}
     child, _ = _start(settings, timeout, quiet)
     return Process(child.pid, os.pidfd_open(child.pid))

@@ -11,3 +11,5 @@ class CliError(Exception):
         super().__init__(f"error: {message}" + (f"\n hint: {hint}" if hint else ""))
         self.message = message
         self.status = status
+        self.code = 0
+        """The HTTP status of a server's refusal."""

@@ -26,6 +26,7 @@ def run(log_level: str) -> None:
 
     from sandpit.build.closure import ClosureError
     from sandpit.build.wheels import InstallError
+    from sandpit.certificates import CertificateError
     from sandpit.node.contract import NodeError
     from sandpit.server import AlreadyRunning, serve
 
@@ -34,7 +35,7 @@ def run(log_level: str) -> None:
             runner.run(serve(settings))
     except AlreadyRunning as error:
         raise CliError(str(error)) from None
-    except (ClosureError, InstallError, NodeError) as error:
+    except (CertificateError, ClosureError, InstallError, NodeError) as error:
         raise CliError(str(error), "see `sandpit doctor`") from None
     except OSError as error:
         logging.getLogger(__name__).debug("start-up failed", exc_info=True)

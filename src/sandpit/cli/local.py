@@ -96,7 +96,7 @@ def _open_process(pid: int, settings: Settings) -> Process | None:
     """The process, if it is a server of this data directory: pids are used again, so its lock file is the proof."""
     try:
         descriptor = os.pidfd_open(pid)
-    except (OSError, ValueError):
+    except (OSError, ValueError, OverflowError):
         return None
     if _holds(pid, lock_file(settings)) and not _ended(descriptor):
         return Process(pid, descriptor)
@@ -144,20 +144,26 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def control(settings: Settings, method: str, path: str, timeout: float = _CONTROL_SECONDS) -> Any:
-    """Ask the running server. Returns its JSON answer, None if it has no body. Raises: OSError when none answers."""
-    connection = _UnixConnection(control_socket(settings), timeout)
+def control(settings: Settings, method: str, path: str, body: object = None) -> Any:
+    """Ask the running server. Returns its JSON answer, None if it has no body.
+
+    Raises: OSError when none answers, CliError with the server's words when it refuses.
+    """
+    connection = _UnixConnection(control_socket(settings), _CONTROL_SECONDS)
     try:
-        connection.request(method, path)
+        connection.request(method, path, None if body is None else json.dumps(body))
         answer = connection.getresponse()
-        body = answer.read()
+        text = answer.read()
     except http.client.HTTPException as error:
         raise ConnectionError(f"the control socket answered nonsense: {error!r}") from error
     finally:
         connection.close()
-    if answer.status >= 400:
+    if answer.status >= 500:
         raise ConnectionError(f"the control socket answered {answer.status}")
-    return json.loads(body) if body else None
+    answered: Any = json.loads(text) if text else None
+    if answer.status >= 400:
+        raise CliError(answered["message"])
+    return answered
 
 
 def running_state(settings: Settings) -> dict[str, Any]:

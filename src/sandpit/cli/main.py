@@ -9,18 +9,26 @@ from typing import Annotated
 import typer
 
 from sandpit import __version__
+from sandpit.cli import sandbox_commands
 from sandpit.cli.errors import CliError
+from sandpit.cli.template import app as template
 
 app = typer.Typer(
     name="sandpit",
     help="Self-hosted sandboxes for AI-generated code. Settings: SANDPIT_* variables, /etc/sandpit/sandpit.toml.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 keys = typer.Typer(help="API keys of the first team.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
+teams = typer.Typer(help="Teams: who uses this server, with sandboxes and keys of their own.", no_args_is_help=True)
+app.add_typer(teams, name="teams")
+auth = typer.Typer(help="Which server the commands for sandboxes talk to, and with which key.", no_args_is_help=True)
+app.add_typer(auth, name="auth")
+app.add_typer(sandbox_commands.app, name="sandbox")
+app.add_typer(sandbox_commands.app, name="sbx", hidden=True)
+app.add_typer(template, name="template")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Timeout = Annotated[float, typer.Option(help="Seconds to wait.")]
@@ -73,11 +81,14 @@ def status(as_json: Json = False) -> None:
 
 
 @app.command()
-def env(as_json: Json = False) -> None:
+def env(
+    as_json: Json = False,
+    legacy: Annotated[bool, typer.Option("--legacy", help="For the clients of 2024: domain and certificates.")] = False,
+) -> None:
     """Print what official clients need: eval "$(sandpit env)"."""
     from sandpit.cli.reports import env
 
-    env(as_json=as_json)
+    env(as_json=as_json, legacy=legacy)
 
 
 @app.command()
@@ -92,6 +103,55 @@ def doctor(as_json: Json = False) -> None:
 def version() -> None:
     """Print the version."""
     typer.echo(f"sandpit {__version__}")
+
+
+@app.command()
+def mcp(
+    template: Annotated[str, typer.Option(help="What the sandbox is made of.")] = "code-interpreter-v1",
+    sandbox: Annotated[str | None, typer.Option(metavar="ID", help="Use this one, and leave it running.")] = None,
+    timeout: Annotated[int, typer.Option(min=30, help="Seconds the sandbox lives after the last call.")] = 600,
+) -> None:
+    """Offer a sandbox to a program that speaks the Model Context Protocol, over standard input and output."""
+    from sandpit.cli.mcpserver import serve
+
+    serve(template, sandbox, timeout)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def bench(context: typer.Context) -> None:
+    """Measure this machine's Sandpit, from its source tree: all arguments go to ./bench."""
+    from sandpit.cli.measure import bench
+
+    bench(context.args)
+
+
+@auth.command()
+def login(
+    api_url: Annotated[str | None, typer.Option(help="The server, for instance http://host:3000.")] = None,
+    api_key: Annotated[str | None, typer.Option(help="A key of this server's.")] = None,
+    sandbox_url: Annotated[str | None, typer.Option(help="For what is inside sandboxes; else two ports on.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a server and a key, and use them from now on. Asks for what is missing."""
+    from sandpit.cli.auth import login
+
+    login(api_url, api_key, sandbox_url, as_json=as_json)
+
+
+@auth.command()
+def logout(as_json: Json = False) -> None:
+    """Forget what login has stored."""
+    from sandpit.cli.auth import logout
+
+    logout(as_json=as_json)
+
+
+@auth.command("info")
+def auth_info(as_json: Json = False) -> None:
+    """Tell which server and key are used, and whether they work."""
+    from sandpit.cli.auth import info
+
+    info(as_json=as_json)
 
 
 @keys.command("create")
@@ -116,6 +176,22 @@ def revoke_key(key_id: Annotated[str, typer.Argument(metavar="ID", help="From `s
     from sandpit.cli.keys import revoke
 
     revoke(key_id)
+
+
+@teams.command("create")
+def create_team(name: Annotated[str, typer.Argument(help="The team's name.")], as_json: Json = False) -> None:
+    """Make a team and print its first API key: it is shown this once."""
+    from sandpit.cli.teams import create
+
+    create(name, as_json=as_json)
+
+
+@teams.command("list")
+def list_teams(as_json: Json = False) -> None:
+    """List the teams."""
+    from sandpit.cli.teams import show
+
+    show(as_json=as_json)
 
 
 def main() -> None:

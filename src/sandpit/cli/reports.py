@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from sandpit.certificates import located
 from sandpit.cli.errors import CliError
 from sandpit.cli.local import NOT_ANSWERING, NOT_RUNNING, address, api_key, control, load_settings, running_state
 
+if TYPE_CHECKING:
+    from sandpit.settings import Settings
+
 _DISTURBING = ("E2B_DEBUG", "E2B_DOMAIN")
 """Variables that would send clients elsewhere (current-protocol 1.1; 2024's clients enter debug on any value)."""
+
+_DISTURBING_2024 = ("E2B_DEBUG", "E2B_SECURE")
+"""The same for the clients of 2024, which enter debug on any value (legacy-protocol 1.2)."""
 
 
 def status(*, as_json: bool) -> None:
@@ -31,7 +38,7 @@ def status(*, as_json: bool) -> None:
             typer.echo(json.dumps({"running": error.status == NOT_ANSWERING, "ready": False}))
         raise
     if as_json:
-        addresses = {part: address(answer, part) for part in ("api", "edge")}
+        addresses = answer["addresses"] | {part: address(answer, part) for part in ("api", "edge")}
         typer.echo(json.dumps({"running": True, "ready": True} | answer | {"addresses": addresses}, indent=1))
         return
     typer.echo(_text(answer, str(settings.data_dir)))
@@ -43,6 +50,7 @@ def _text(answer: dict[str, Any], data_dir: str) -> str:
         f"Sandpit {answer['version']} is running (pid {answer['pid']})",
         f"  API        {address(answer, 'api')}",
         f"  sandboxes  {address(answer, 'edge')}",
+        *([f"  HTTPS      {answer['addresses']['tls']}"] if "tls" in answer["addresses"] else []),
         f"  data       {data_dir}",
         f"  running    {counts['running']} sandboxes",
         f"  runtimes   {', '.join(f'{name} ({digest[:12]})' for name, digest in answer['runtimes'].items())}",
@@ -55,21 +63,33 @@ def _text(answer: dict[str, Any], data_dir: str) -> str:
     return "\n".join(lines)
 
 
-def env(*, as_json: bool) -> None:
+def env(*, as_json: bool, legacy: bool = False) -> None:
     """Print the clients' settings, for a shell or as JSON. Raises: CliError; nothing is on standard output then."""
     settings = load_settings()
     state = running_state(settings)
-    values = {
-        "E2B_API_KEY": api_key(settings),
-        "E2B_API_URL": address(state, "api"),
-        "E2B_SANDBOX_URL": address(state, "edge"),
-    }
+    values = {"E2B_API_KEY": api_key(settings)}
+    if legacy:
+        values |= _legacy(settings, state)
+    else:
+        values |= {"E2B_API_URL": address(state, "api"), "E2B_SANDBOX_URL": address(state, "edge")}
     if as_json:
         typer.echo(json.dumps(values, indent=1))
         return
     hidden = "SUDO_UID" in os.environ  # sudo keeps the caller's variables from us
-    disturbing = [name for name in _DISTURBING if hidden or os.environ.get(name)]
+    disturbing = [name for name in (_DISTURBING_2024 if legacy else _DISTURBING) if hidden or os.environ.get(name)]
     if disturbing:
         typer.echo(f"unset {' '.join(disturbing)}")
     for name, value in values.items():
         typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+def _legacy(settings: Settings, state: dict[str, Any]) -> dict[str, str]:
+    """The domain, and whom to trust (legacy-protocol 1.4). Raises: CliError when the server speaks no TLS."""
+    if "tls" not in state["addresses"]:
+        raise CliError("the server speaks no TLS, and clients of 2024 speak nothing else", "set SANDPIT_TLS=true")
+    _, _, port = str(state["addresses"]["tls"]).rpartition(":")
+    values = {"E2B_DOMAIN": settings.domain or f"{settings.tls_domain}:{port}"}
+    if settings.tls_certificate is None:
+        bundle = str(located(settings.data_dir, settings.tls_domain).bundle)
+        values |= {"SSL_CERT_FILE": bundle, "REQUESTS_CA_BUNDLE": bundle, "NODE_EXTRA_CA_CERTS": bundle}
+    return values

@@ -1,0 +1,1 @@
+"""The implementation: asyncio. `_sync` is generated from it by scripts/make_sync."""

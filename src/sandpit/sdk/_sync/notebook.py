@@ -1,0 +1,164 @@
+# Generated from _async/notebook.py by scripts/make_sync: change that one.
+"""`notebook` (2024): cells, and the kernels that run them; `Interpreter` below it speaks with the service (code-interpreter 2)."""
+
+from __future__ import annotations
+
+import builtins
+import time
+from typing import TYPE_CHECKING, Any
+
+from sandpit.sdk import errors, signing, wire
+from sandpit.sdk._sync._concurrency import time_limit
+from sandpit.sdk._sync.running import tell
+from sandpit.sdk.models import EnvVars, Kernel, ProcessMessage
+from sandpit.sdk.results import Error, Execution, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandpit.sdk._sync.sandbox import Sandbox
+
+    OnMessage = Callable[[ProcessMessage], Any]
+    OnResult = Callable[[Result], Any]
+    OnError = Callable[[Error], Any]
+
+_NAMES = {"python3": "python"}
+"""Jupyter's names of kernels, by which the 2024 SDK asks for them, and the service's."""
+
+
+class Interpreter:
+    """Calls of the interpreter service."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+
+    def execute(
+        self, cell: dict[str, Any], callbacks: dict[str, Callable[..., Any] | None], timeout: float | None
+    ) -> Execution:
+        """Run a cell. `callbacks`: for `stdout`, `stderr`, `result` and `error`. Raises: KernelException, TimeoutException."""
+        from sandpit.sdk._sync.http import Stream, failure, read
+
+        link, what = self._sandbox.link, "run a cell"
+        started = time.monotonic()
+        headers = {"Connection": "close"}  # leaving is how a cell is interrupted
+        request = link.request("POST", wire.INTERPRETER_PORT, "/execute", timeout, headers, json=cell)
+        response = link.http.stream(request, what, timeout)
+        request.extensions["timeout"]["read"] = None  # a cell that waits for another one is silent
+        stream = Stream(response, wire.JsonLines(), what)
+        execution = Execution()
+        try:
+            left = None if timeout is None else timeout - (time.monotonic() - started)
+            with time_limit(left, response):
+                if response.status_code != 200:
+                    self._check(response.status_code, read(response, what))
+                while (event := stream.receive()) is not None:
+                    taken = execution.take(event)
+                    if taken is not None:
+                        tell(link, callbacks.get(event["type"]), taken)
+        except TimeoutError as error:
+            raise failure(TimeoutError(), what, timeout, "") from error
+        except errors.ServerUnreachableException as error:
+            raise link.why_broken(error) from error
+        finally:
+            stream.close()
+        return execution
+
+    def contexts(self, timeout: float | None) -> builtins.list[Kernel]:
+        return [_kernel(raw) for raw in self._call("GET", "/contexts", "list kernels", timeout)]
+
+    def create(self, language: str | None, cwd: str | None, timeout: float | None) -> Kernel:
+        body = {"language": language, "cwd": cwd}
+        return _kernel(self._call("POST", "/contexts", "create a kernel", timeout, body))
+
+    def restart(self, kernel_id: str, timeout: float | None) -> None:
+        self._call("POST", f"/contexts/{signing.path_part(kernel_id)}/restart", f"restart kernel {kernel_id}", timeout)
+
+    def remove(self, kernel_id: str, timeout: float | None) -> None:
+        self._call("DELETE", f"/contexts/{signing.path_part(kernel_id)}", f"shut down kernel {kernel_id}", timeout)
+
+    def _call(self, method: str, path: str, what: str, timeout: float | None, body: Any = None) -> Any:
+        link = self._sandbox.link
+        request = link.request(method, wire.INTERPRETER_PORT, path, timeout, {}, json=body)
+        response = link.http.send(request, what, timeout)
+        self._check(response.status_code, response.content)
+        return response.json()
+
+    def _check(self, status: int, body: bytes) -> None:
+        if status < 300:
+            return
+        _, message = wire.answer_code(status, body)
+        if status == 502 and "port is not open" in message:
+            raise errors.KernelException(
+                f"no code interpreter runs in sandbox {self._sandbox.id}",
+                "create it with CodeInterpreter, or from a template that has one",
+            )
+        if status == 502:
+            raise self._sandbox.link.gone()
+        raise errors.KernelException(message)
+
+
+class Notebook:
+    """Runs cells. Variables live in the kernel: what one cell sets, the next one finds."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._interpreter = Interpreter(sandbox)
+
+    def exec_cell(
+        self,
+        code: str,
+        kernel_id: str | None = None,
+        on_stdout: OnMessage | None = None,
+        on_stderr: OnMessage | None = None,
+        on_result: OnResult | None = None,
+        timeout: float | None = 60,
+    ) -> Execution:
+        """Run code in a kernel, by default the first Python one, and wait for its end.
+
+        `on_stdout`, `on_stderr`, `on_result`: called with each piece of output and each result as it comes. An exception in the
+        code is no exception here: see `Execution.error`. `timeout`: seconds; at its end the cell is interrupted.
+        Raises: KernelException: there is no such kernel; TimeoutException; SandboxException.
+        """
+        cell = {"code": code, "context_id": kernel_id, "language": None, "env_vars": self._sandbox.cell_env(None)}
+        callbacks = {"stdout": on_stdout, "stderr": on_stderr, "result": on_result}
+        return self._interpreter.execute(cell, callbacks, timeout)
+
+    def create_kernel(self, cwd: str = wire.HOME, kernel_name: str | None = None, timeout: float | None = 60) -> Kernel:
+        """Start a kernel with variables of its own; returns its id.
+
+        `kernel_name`: `python3` (the default), `javascript`, `r`, `bash` and so on, as far as the template has them.
+        Raises: KernelException, TimeoutException.
+        """
+        name = kernel_name or "python3"
+        return self._interpreter.create(_NAMES.get(name, name), cwd, timeout)
+
+    def list_kernels(self, timeout: float | None = 60) -> builtins.list[Kernel]:
+        """The ids of all kernels, oldest first; each also has `language`, `name` and `cwd`."""
+        return self._interpreter.contexts(timeout)
+
+    def restart_kernel(self, kernel_id: str | None = None, timeout: float | None = 60) -> None:
+        """Restart a kernel, by default the first Python one: its variables are gone. Raises: KernelException."""
+        self._interpreter.restart(kernel_id or self.default_kernel_id(timeout), timeout)
+
+    def shutdown_kernel(self, kernel_id: str | None = None, timeout: float | None = 60) -> None:
+        """End a kernel, by default the first Python one. Raises: KernelException."""
+        self._interpreter.remove(kernel_id or self.default_kernel_id(timeout), timeout)
+
+    def default_kernel_id(self, timeout: float | None = 60) -> Kernel:
+        """The id of the kernel that cells run in unless another one is named. Raises: KernelException: it was shut down."""
+        for kernel in self.list_kernels(timeout):
+            if kernel.language == "python":
+                return kernel
+        raise errors.KernelException("there is no Python kernel", "notebook.create_kernel() starts one")
+
+    def run(
+        self, code: str, language: str | None, context: str | None, callbacks: dict[str, Any],
+        envs: EnvVars | None, timeout: float | None,
+    ) -> Execution:  # fmt: skip
+        """What `run_code` does."""
+        cell = {"code": code, "context_id": context, "language": language, "env_vars": self._sandbox.cell_env(envs)}
+        return self._interpreter.execute(cell, callbacks, timeout)
+
+
+def _kernel(raw: dict[str, Any]) -> Kernel:
+    return Kernel(raw["id"], raw.get("language", ""), raw.get("cwd", ""))

@@ -17,11 +17,13 @@ from tests.machines import ROOT, RUN
 
 _OWN = f"{RUN}x"
 _CGROUPS = Path("/sys/fs/cgroup")
-_PATIENCE = 10.0
+_PATIENCE = 30.0
 """Seconds for what is tidied up behind an answer."""
 _USED_MARKS = ("runsc", "crun", "sandpit")
 kept: set[str] = set()
 """Names of nodes that outlive a test."""
+kept_processes: set[int] = set()
+"""Servers that outlive a test."""
 
 
 def _entries(path: str) -> list[str]:
@@ -62,6 +64,8 @@ def _groups() -> set[str]:
     for hierarchy in hierarchies:
         for name in _entries(str(hierarchy)) if hierarchy.is_dir() else ():
             if name.startswith(_OWN):
+                if name not in kept:
+                    found.add(f"control group {hierarchy / name}")
                 found |= {f"control group {path}" for path in (hierarchy / name).iterdir() if path.is_dir()}
     return found
 
@@ -71,7 +75,7 @@ def _processes() -> set[str]:
     mark, own = str(ROOT).encode(), os.getpid()
     found = set()
     for pid in _entries("/proc"):
-        if not pid.isdigit() or int(pid) == own:
+        if not pid.isdigit() or int(pid) == own or int(pid) in kept_processes:
             continue
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
@@ -95,9 +99,13 @@ def _tables() -> set[str]:
 def _files() -> set[str]:
     found = set()
     for node in _entries(str(ROOT)):
-        found |= {f"directory {ROOT / node / 'data/sandboxes' / name}" for name in _entries(f"{ROOT}/{node}/data/sandboxes")}
+        found |= {
+            f"directory {ROOT / node / 'data/sandboxes' / name}" for name in _entries(f"{ROOT}/{node}/data/sandboxes")
+        }
         for runtime in ("runsc", "crun"):
-            found |= {f"file {ROOT / node / 'run' / runtime / name}" for name in _entries(f"{ROOT}/{node}/run/{runtime}")}
+            found |= {
+                f"file {ROOT / node / 'run' / runtime / name}" for name in _entries(f"{ROOT}/{node}/run/{runtime}")
+            }
         if node not in kept:
             found.add(f"directory {ROOT / node}")
     return found
@@ -105,20 +113,31 @@ def _files() -> set[str]:
 
 def _own() -> set[str]:
     """This process's threads, and descriptors of sockets, pipes and the like."""
-    found = {f"thread {thread.name}" for thread in threading.enumerate() if not thread.name.startswith(("node ", "uvloop_", "asyncio_"))}
+    found = {
+        f"thread {thread.name}"
+        for thread in threading.enumerate()
+        if not thread.name.startswith(("node ", "uvloop_", "asyncio_"))
+    }
     for number in _entries("/proc/self/fd"):
         try:
             target = os.readlink(f"/proc/self/fd/{number}")
         except OSError:
             continue
-        if target.startswith(("socket:", "pipe:", "anon_inode:[eventpoll]", "anon_inode:[pidfd]", "anon_inode:[io_uring]")):
+        if target.startswith(
+            ("socket:", "pipe:", "anon_inode:[eventpoll]", "anon_inode:[pidfd]", "anon_inode:[io_uring]")
+        ):
             found.add(f"descriptor {number} -> {target}")
     return found
 
 
-def holdings(*, nodes: bool) -> set[str]:
-    """Everything of this test run that is there now; `nodes`: whether nodes have run, so that a look at all places pays."""
-    found = _own() | _processes()
+def holdings(*, nodes: bool, own: bool = True) -> set[str]:
+    """Everything of this test run that is there now.
+
+    `nodes`: whether nodes have run, so that a look at all places pays. `own`: this process's threads and descriptors count too.
+    """
+    found = _processes()
+    if own:
+        found |= _own()
     if nodes:
         found |= _namespaces_and_links() | _mounts() | _loops() | _groups() | _tables() | _files()
     return found
@@ -129,9 +148,9 @@ def _excused(thing: str, claimed: set[str]) -> bool:
     for name in kept:
         if f"nft table netdev {name}" == thing or f"nft table ip {name}" == thing:
             return True
-        if thing.startswith((f"network namespace {name}-", f"network link {name}-")):
+        if thing.startswith(f"mount {ROOT / name / 'run/closure'}/"):
             return True
-        if f"{ROOT}/{name}/" in thing and thing.startswith("process") and "sandpit.server" in thing:
+        if thing.startswith((f"network namespace {name}-", f"network link {name}-")):
             return True
     return any(container in thing for container in claimed)
 
@@ -152,13 +171,13 @@ def living() -> set[str]:
     return found
 
 
-def new_since(before: set[str], *, nodes: bool) -> list[str]:
+def new_since(before: set[str], *, nodes: bool, own: bool = True) -> list[str]:
     """What is there now and was not before, after giving it time to go."""
     deadline = time.monotonic() + _PATIENCE
     pause = 0.005
     while True:
         claimed = living() if kept else set()
-        extra = sorted(thing for thing in holdings(nodes=nodes) - before if not _excused(thing, claimed))
+        extra = sorted(thing for thing in holdings(nodes=nodes, own=own) - before if not _excused(thing, claimed))
         if not extra or time.monotonic() > deadline:
             return extra
         gc.collect()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvloop
 
+from sandpit.build.builder import Builder
 from sandpit.build.builtin import builtin_images
 from sandpit.build.closure import build_closure
 from sandpit.node import images
@@ -91,6 +92,27 @@ def new_directories(name: str) -> tuple[Path, Path]:
     return data, run
 
 
+def own_layers(data: Path) -> None:
+    """Let a data directory have layers and root file systems of its own besides the cache's: what is built here goes with it."""
+    cache = cache_dir()
+    asyncio.run(_make_roots(cache))
+    for shared, keep in (("layers", {key for image in builtin_images() for key in image.layers}), ("roots", None)):
+        (data / shared).unlink()
+        (data / shared).mkdir(mode=0o711)
+        for path in (cache / shared).iterdir():
+            if path.name in keep if keep is not None else path.suffix == ".erofs":
+                (data / shared / path.name).symlink_to(path)
+
+
+async def _make_roots(cache: Path) -> None:
+    """Have the built-in templates' root file systems in the cache: making them takes long."""
+    config = NodeConfig(cache, ROOT / "roots")
+    gvisor = runtimes(config)["gvisor"]
+    for one in builtin_images():
+        await gvisor.root(images.layer_paths(config, one), config.roots_dir)
+    shutil.rmtree(config.run_dir)
+
+
 def image(template: str = "base", **changes: Any) -> Image:
     """A description of a built-in template."""
     return replace(next(one for one in builtin_images() if template in one.names), **changes)
@@ -161,7 +183,9 @@ class Machine:
         """A new node with its own directories; `options` are NodeConfig's. Not started."""
         name = new_name()
         data_dir, run_dir = new_directories(name)
-        return cls(name, data_dir, run_dir, images, {"network": new_network(), "pool_size": 0, **options})
+        return cls(
+            name, data_dir, run_dir, images, {"network": new_network(), "pool_size": 0, "pool_max": 0, **options}
+        )
 
     def start(self) -> list[RunningSandbox]:
         """Start the node (again); returns the sandboxes that it found."""
@@ -169,7 +193,7 @@ class Machine:
         for one in self.images:
             one.write(config.images_dir)
         closure = build_closure(self.data_dir / "closure", cache=self.data_dir / "cache/uv")
-        self.node = LocalNode(config, runtimes(config), closure)
+        self.node = LocalNode(config, runtimes(config), closure, Builder)
         self.node.on_gone(self._note_gone)
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"node {self.name}", daemon=True)

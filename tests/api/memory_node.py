@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sandpit.node.contract import (
+    AgentUnresponsive,
+    BuildFailed,
+    BuildFiles,
+    BuildReport,
+    BuildSpec,
+    GuestEvents,
     NetworkPolicy,
     NodeError,
     RunningSandbox,
     SandboxGone,
     SandboxMetric,
     SandboxSpec,
+    SnapshotInfo,
     TemplateImage,
     UnknownSandbox,
+    UnknownSnapshot,
     UnknownTemplateBuild,
 )
 
@@ -50,6 +59,8 @@ class MemoryNode:
         self.machine: dict[str, SandboxSpec] = {} if machine is None else machine
         self.policies: dict[str, NetworkPolicy] = {}
         self.images = tuple(images)
+        self.built: list[BuildSpec] = []
+        self.hold_build: asyncio.Event | None = None
         self.fail_create: NodeError | None = None
         self.fail_kill: NodeError | None = None
         self.hold_create: asyncio.Event | None = None
@@ -57,7 +68,13 @@ class MemoryNode:
         self.creating = asyncio.Event()
         self.killing = asyncio.Event()
         self.killed: list[str] = []
+        self.kept: dict[str, SnapshotInfo] = {}
+        self.fail_snapshot: NodeError | None = None
+        self.hold_snapshot: asyncio.Event | None = None
+        self.saving = asyncio.Event()
         self.running = False
+        self.followed: dict[str, int] = {}
+        """From where on each sandbox is followed."""
         self._gone: SandboxGone | None = None
 
     async def start(self) -> Sequence[RunningSandbox]:
@@ -72,6 +89,14 @@ class MemoryNode:
     def on_gone(self, callback: SandboxGone) -> None:
         self._gone = callback
 
+    def on_events(self, callback: GuestEvents) -> None:
+        self.tell = callback
+
+    def follow(self, sandbox_id: str, after: int) -> None:
+        if sandbox_id not in self.machine:
+            raise UnknownSandbox(f"sandbox {sandbox_id} is not on this node")
+        self.followed[sandbox_id] = after
+
     def templates(self) -> Sequence[TemplateImage]:
         return self.images
 
@@ -81,7 +106,11 @@ class MemoryNode:
             await self.hold_create.wait()
         if self.fail_create is not None:
             raise self.fail_create
-        if spec.build_id not in {image.build_id for image in self.images}:
+        if spec.snapshot_id is not None:
+            if spec.snapshot_id not in self.kept:
+                raise UnknownSnapshot(f"snapshot {spec.snapshot_id} is not on this node")
+            spec = replace(spec, build_id=self.kept[spec.snapshot_id].build_id)
+        if spec.build_id not in {*(image.build_id for image in self.images), *self.builds()}:
             raise UnknownTemplateBuild(f"build {spec.build_id} is not on this node")
         self.machine[spec.sandbox_id] = spec
         self.policies[spec.sandbox_id] = spec.network
@@ -97,6 +126,32 @@ class MemoryNode:
             raise UnknownSandbox(f"sandbox {sandbox_id} is not on this node")
         self.killed.append(sandbox_id)
 
+    async def announce_snapshot(self, sandbox_id: str) -> None:
+        if sandbox_id not in self.machine:
+            raise UnknownSandbox(f"sandbox {sandbox_id} is not on this node")
+        if isinstance(self.fail_snapshot, AgentUnresponsive):
+            raise self.fail_snapshot
+
+    async def snapshot(self, sandbox_id: str, snapshot_id: str, *, memory: bool, end: bool) -> SnapshotInfo:
+        self.saving.set()
+        if self.hold_snapshot is not None:
+            await self.hold_snapshot.wait()
+        if self.fail_snapshot is not None:
+            raise self.fail_snapshot
+        if sandbox_id not in self.machine:
+            raise UnknownSandbox(f"sandbox {sandbox_id} is not on this node")
+        info = SnapshotInfo(snapshot_id, self.machine[sandbox_id].build_id, memory, 1 << 20)
+        self.kept[snapshot_id] = info
+        if end:
+            del self.machine[sandbox_id]
+        return info
+
+    async def remove_snapshot(self, snapshot_id: str) -> None:
+        self.kept.pop(snapshot_id, None)
+
+    def snapshots(self) -> Sequence[SnapshotInfo]:
+        return list(self.kept.values())
+
     async def update_network(self, sandbox_id: str, policy: NetworkPolicy) -> None:
         if sandbox_id not in self.machine:
             raise UnknownSandbox(f"sandbox {sandbox_id} is not on this node")
@@ -106,6 +161,23 @@ class MemoryNode:
         if sandbox_id not in self.machine:
             raise UnknownSandbox(f"sandbox {sandbox_id} is not on this node")
         return SandboxMetric(time.time(), 2, 12.5, 100 << 20, 512 << 20, 10 << 20, 5 << 30, 10 << 30)
+
+    async def build(self, spec: BuildSpec, files: BuildFiles, report: BuildReport) -> TemplateImage:
+        report(f"building {spec.name}")
+        if self.hold_build is not None:
+            await self.hold_build.wait()
+        if any(step.args == ("false",) for step in spec.steps):
+            raise BuildFailed("exit status 1", "1")
+        self.built.append(spec)
+        return TemplateImage(
+            spec.template_id, spec.build_id, (spec.name,), spec.cpu_count, spec.memory_mb, 1024, "memory"
+        )
+
+    async def remove_build(self, build_id: str) -> None:
+        self.built = [spec for spec in self.built if spec.build_id != build_id]
+
+    def builds(self) -> Sequence[str]:
+        return [spec.build_id for spec in self.built]
 
     async def crash(self, sandbox_id: str, reason: str) -> None:
         """The sandbox ends on its own."""

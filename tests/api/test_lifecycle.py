@@ -242,10 +242,14 @@ async def test_a_sandbox_that_dies_is_closed(client: httpx.AsyncClient, node: Me
 
 
 @pytest.mark.parametrize("action", ["pause", "fork", "snapshots"])
-async def test_what_the_node_cannot_do_is_refused(client: httpx.AsyncClient, action: str) -> None:
+async def test_what_the_node_cannot_do_changes_nothing(
+    client: httpx.AsyncClient, node: MemoryNode, action: str
+) -> None:
     made = await create(client)
+    node.fail_snapshot = NodeError("the disk is full")
     response = await client.post(f"/sandboxes/{made['sandboxID']}/{action}", json={})
-    assert (response.status_code, response.json()["code"]) == (501, 501)
+    assert (response.status_code, response.json()["code"]) == (500, 500)
+    assert "the disk is full" in response.json()["message"]
     assert (await client.post(f"/sandboxes/i{'0' * 20}/{action}", json={})).status_code == 404
     assert (await detail(client, made["sandboxID"]))["state"] == "running"
 

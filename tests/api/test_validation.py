@@ -33,7 +33,7 @@ BAD_FIELDS: list[dict[str, Any]] = [
     {"envVars": {"A=B": "1"}},
     {"envVars": {"A": "x\0y"}},
     {"envVars": {"A": None}},
-    {"autoPause": True},
+    {"autoResume": {"enabled": True}},
     {"autoPauseMemory": False},
     {"autoPause": True, "autoPauseMemory": False, "autoResume": {"enabled": True}},
     {"iam": {"tokens": {"t": {"audience": "a", "tokenType": "jwt"}}}},

@@ -9,8 +9,15 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from tests.cli.user import User
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.live import Live
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,5 +77,33 @@ def cli(tmp_path: Path, closures: Path) -> Cli:
             "SANDPIT_SANDBOX_NETWORK": f"10.{number}.0.0/16",
             "SANDPIT_API_PORT": str(free_port()),
             "SANDPIT_EDGE_PORT": str(free_port()),
+            "SANDPIT_TLS_PORT": str(free_port()),
         }
     )
+
+
+@pytest.fixture(scope="session")
+def team_key(live: Live) -> str:
+    """The key of a team whose lists hold nothing of other tests."""
+    return live.another_team()
+
+
+@pytest.fixture
+def user(live: Live, team_key: str, tmp_path: Path) -> Iterator[User]:
+    """Somebody with the three variables set; sandboxes that a test leaves are killed."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
+    environment = {
+        **kept, **live.clients, "E2B_API_KEY": team_key, "HOME": str(tmp_path), "TERM": "xterm-256color",
+        "PYTHONPATH": str(ROOT / "src"), "PYTHONDONTWRITEBYTECODE": "1",
+        "SANDPIT_DATA_DIR": str(tmp_path / "none"), "SANDPIT_RUN_DIR": str(tmp_path / "none"),
+    }  # fmt: skip
+    somebody = User(live, environment)
+    yield somebody
+    somebody.environment["E2B_API_KEY"] = team_key
+    for sandbox in somebody.api("GET", "/v2/sandboxes"):
+        somebody.kill(sandbox["sandboxID"])
+
+
+@pytest.fixture
+def sandbox(user: User) -> str:
+    return user.create()

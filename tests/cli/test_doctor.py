@@ -6,6 +6,8 @@ import json
 import os
 import socket
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from tests.cli.conftest import Cli
@@ -53,6 +55,26 @@ def test_a_data_directory_that_cannot_hold_sandboxes_fails(cli: Cli) -> None:
     assert done.returncode == 1
     assert row["state"] == "failed"
     assert "SANDPIT_DATA_DIR" in row["fix"]
+
+
+@needs_root
+def test_names_below_localhost_that_do_not_resolve(cli: Cli, tmp_path: Path) -> None:
+    """Where the C library is not told of them: in a mount namespace with another /etc/nsswitch.conf."""
+    switch = tmp_path / "nsswitch.conf"
+    switch.write_text("hosts: files\n")
+    script = 'mount --bind "$1" /etc/nsswitch.conf && shift && exec "$@"'
+    command = [sys.executable, "-P", "-m", "sandpit.cli", "doctor", "--json"]
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", str(switch), *command],
+        env=cli.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=55,
+    )
+    row = checks_of(done)["localhost names"]
+    assert row["state"] == "warning"
+    assert "libnss-myhostname" in row["fix"]
 
 
 @needs_root

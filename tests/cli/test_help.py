@@ -10,7 +10,18 @@ import sys
 import pytest
 from tests.cli.conftest import ROOT, Cli
 
-HEAVY = ("alembic", "httpx", "pydantic", "pydantic_settings", "rich", "sqlalchemy", "starlette", "uvicorn", "uvloop")
+HEAVY = (
+    "alembic",
+    "httpx",
+    "mcp",
+    "pydantic",
+    "pydantic_settings",
+    "rich",
+    "sqlalchemy",
+    "starlette",
+    "uvicorn",
+    "uvloop",
+)
 COMMANDS = (
     [],
     ["server"],
@@ -25,6 +36,31 @@ COMMANDS = (
     ["keys", "create"],
     ["keys", "list"],
     ["keys", "revoke"],
+    ["teams"],
+    ["teams", "create"],
+    ["teams", "list"],
+    ["auth"],
+    *(["auth", name] for name in ("login", "logout", "info")),
+    ["sandbox"],
+    *(
+        ["sandbox", name]
+        for name in (
+            "list",
+            "info",
+            "create",
+            "spawn",
+            "connect",
+            "exec",
+            "kill",
+            "pause",
+            "resume",
+            "fork",
+            "logs",
+            "metrics",
+            "lg",
+        )
+    ),
+    ["template", "build"],
 )
 PROBE = """
 import json, sys
@@ -60,7 +96,9 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
     assert {name for name in modules if name.startswith("sandpit.")} <= {
         "sandpit.cli",
         "sandpit.cli.main",
+        "sandpit.cli.template",
         "sandpit.cli.errors",
+        "sandpit.cli.sandbox_commands",
     }
 
 

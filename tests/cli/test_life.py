@@ -8,11 +8,13 @@ import shlex
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from tests.cli.conftest import Cli
 
@@ -72,6 +74,14 @@ def test_up_status_env_keys_down(server: Cli) -> None:
     assert server("keys", "revoke", made["id"]).returncode == 1
     assert server("keys", "revoke", "../teams").returncode == 1
 
+    team = json.loads(server("teams", "create", "Others", "--json").stdout)
+    assert team["key"].startswith("e2b_")
+    assert [row["slug"] for row in json.loads(server("teams", "list", "--json").stdout)] == ["default", "others"]
+    assert "Others" in server("teams", "list").stdout
+    again = server("teams", "create", "Others")
+    assert again.returncode == 1
+    assert "slug 'others' already" in again.stderr
+
     down = server("down")
     assert down.returncode == 0
     assert not alive(pid)
@@ -98,6 +108,22 @@ def test_env_fits_a_shell(server: Cli) -> None:
     }
     assert json.loads(server("env", "--json").stdout) == values
     assert "unset" not in server("env").stdout
+
+
+def test_env_for_the_clients_of_2024(server: Cli) -> None:
+    done = server("env", "--legacy", E2B_SECURE="false")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == "unset E2B_SECURE"
+    bundle = str(server.data_dir / "tls/e2b.localhost/bundle.pem")
+    assert json.loads(server("env", "--legacy", "--json").stdout) == {
+        "E2B_API_KEY": (server.data_dir / "api-key").read_text().strip(),
+        "E2B_DOMAIN": f"e2b.localhost:{server.environment['SANDPIT_TLS_PORT']}",
+        **dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"), bundle),
+    }
+    url = f"https://localhost:{server.environment['SANDPIT_TLS_PORT']}/health"
+    context = ssl.create_default_context(cafile=bundle)
+    answer = httpx.get(url, headers={"Host": "api.e2b.localhost"}, verify=context)
+    assert answer.status_code == 200
 
 
 def test_env_without_the_key_file(server: Cli) -> None:

@@ -12,6 +12,7 @@ from tests.api.memory_node import BASE, MemoryNode
 
 from sandpit.control.app import ControlPlane
 from sandpit.control.background import Maintenance, Sampler
+from sandpit.control.cleaning import Cleaner
 from sandpit.control.requests import NewSandbox
 from sandpit.settings import Retention
 from sandpit.store.models import ApiKey, MetricSample, Sandbox, SandboxLog, Template
@@ -40,7 +41,9 @@ async def test_old_records_go_and_running_sandboxes_stay(control: ControlPlane) 
             row.started_at = row.end_at = long_ago
         for log in await session.scalars(select(SandboxLog)):
             log.timestamp = long_ago
-    maintenance = Maintenance(control.database, services.keys, services.templates, Retention())
+    maintenance = Maintenance(
+        control.database, services.keys, services.templates, Cleaner(control.database, MemoryNode()), Retention()
+    )
     await maintenance.clean()
     assert await count(control, SandboxLog) == 0
     assert await count(control, Sandbox) == 1
@@ -52,7 +55,9 @@ async def test_what_requests_left_in_memory_is_written_down(control: ControlPlan
     who = await services.keys.authenticate(str(control.first_key))
     for _ in range(3):
         await services.sandboxes.create(who, NEW)
-    await Maintenance(control.database, services.keys, services.templates, Retention()).clean()
+    await Maintenance(
+        control.database, services.keys, services.templates, Cleaner(control.database, MemoryNode()), Retention()
+    ).clean()
     async with control.database.read() as session:
         template = await session.get_one(Template, BASE.template_id)
         key = (await session.scalars(select(ApiKey))).one()

@@ -13,7 +13,7 @@ from tests.api.memory_node import MemoryNode
 from sandpit.control.app import ControlPlane
 from sandpit.control.errors import NotFoundError
 from sandpit.control.requests import NewSandbox
-from sandpit.node.contract import NodeError, RunningSandbox, SandboxSpec
+from sandpit.node.contract import NodeError, RunningSandbox, SandboxSpec, SnapshotInfo
 from sandpit.store.models import Sandbox, Usage
 from sandpit.store.types import utc_now
 
@@ -41,9 +41,9 @@ async def test_running_sandboxes_are_adopted(settings: Settings) -> None:
     async with ControlPlane(settings, MemoryNode(node.machine)) as control:
         assert control.first_key is None
         assert control.directory.find(made.id) == target is not None
-        row, _ = await control.services.sandboxes.connect(who, made.id, 1)
+        row, _ = await control.services.sleep.connect(who, made.id, 1)
         assert (row.end_at, row.access_token) == (made.end_at, made.access_token)
-        row, _ = await control.services.sandboxes.connect(who, made.id, 1000)
+        row, _ = await control.services.sleep.connect(who, made.id, 1000)
         assert row.end_at > made.end_at
         await control.services.sandboxes.kill(who, made.id)
         assert not node.machine
@@ -102,3 +102,45 @@ async def test_first_key_is_made_once_and_the_store_is_private(tmp_path: Path, s
     database = tmp_path / "new" / "sandpit.db"
     assert database.stat().st_mode & 0o777 == 0o600
     assert key.encode() not in database.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("state", "runs", "kept", "becomes"),
+    [
+        ("running", True, True, "running"),
+        ("pausing", True, False, "running"),
+        ("pausing", True, True, "paused"),
+        ("pausing", False, True, "paused"),
+        ("running", False, True, "paused"),
+        ("paused", False, True, "paused"),
+        ("paused", True, True, "paused"),
+        ("paused", True, False, "running"),
+        ("pausing", False, False, "ended"),
+        ("paused", False, False, "ended"),
+    ],
+)
+async def test_whatever_a_pause_or_resume_got_to(
+    settings: Settings, state: str, runs: bool, kept: bool, becomes: str
+) -> None:
+    """A record, a container, a snapshot: what is left of them decides, and the rest is removed."""
+    async with ControlPlane(settings, before := MemoryNode()) as control:
+        who = await identity(control)
+        made = await control.services.sandboxes.create(who, NEW)
+        async with control.database.write() as session:
+            row = await session.get_one(Sandbox, made.id)
+            row.state, row.pause_mode = state, "full" if state == "paused" else None
+    node = MemoryNode(before.machine if runs else {})
+    if kept:
+        node.kept[made.id] = SnapshotInfo(made.id, made.build_id, True, 5)
+    async with ControlPlane(settings, node) as control:
+        async with control.database.read() as session:
+            row = await session.get_one(Sandbox, made.id)
+        assert row.state == becomes
+        assert (made.id in node.machine) == (becomes == "running")
+        assert (made.id in node.kept) == (becomes == "paused")
+        assert control.services.sandboxes.running() == (becomes == "running")
+        if becomes == "paused":
+            resumed, again = await control.services.sleep.connect(who, made.id, 10)
+            assert again
+            assert resumed.state == "running"
+            assert not node.kept

@@ -143,7 +143,7 @@ async def test_a_kill_that_fails_is_repeated(
         await service.kill(who, row.id)
     assert control.directory.find(row.id) is None
     with pytest.raises(ConflictError):
-        await service.connect(who, row.id, 10)
+        await control.services.sleep.connect(who, row.id, 10)
     node.fail_kill = None
     assert await until_idle(control, node, 0) == []
 
@@ -153,7 +153,7 @@ async def test_extending_wins_over_a_timer_that_fires(control: ControlPlane, nod
     row = await service.create(who, NEW)
     live = service.live.get(row.id)
     assert live is not None
-    service._expire(row.id)
+    control._core._expire(row.id)
     await asyncio.sleep(0.05)
     assert not node.killed
     assert control.directory.find(row.id) is not None
@@ -162,7 +162,7 @@ async def test_extending_wins_over_a_timer_that_fires(control: ControlPlane, nod
 async def test_no_one_lives_longer_than_a_session(control: ControlPlane, who: Identity) -> None:
     service = control.services.sandboxes
     row = await service.create(who, NEW)
-    extended, _ = await service.connect(who, row.id, who.max_session_seconds)
+    extended, _ = await control.services.sleep.connect(who, row.id, who.max_session_seconds)
     assert (extended.end_at - row.started_at).total_seconds() <= who.max_session_seconds + 0.001
 
 

@@ -7,8 +7,10 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from sandpit.edge import Edge, Target
+from sandpit.edge.directory import WakeRefusedError
 
 SANDBOX = "iabc123"
 ADDRESS = "127.0.0.2"
@@ -21,16 +23,59 @@ class MemoryDirectory:
     def __init__(self) -> None:
         self.running: dict[str, Target] = {}
         self.callbacks: list[Callable[[str], None]] = []
+        self.waiting: dict[str, asyncio.Event] = {}
+        self.wakes: list[str] = []
+        self.waking = asyncio.Event()
+        self.hold_wake: asyncio.Event | None = None
+        self.fail_wake: WakeRefusedError | None = None
 
     def add(self, sandbox_id: str = SANDBOX, address: str = ADDRESS, **more: object) -> Target:
         target = Target(sandbox_id, address, **{"access_token": None, **more})  # type: ignore[arg-type]
         self.running[sandbox_id] = target
         return target
 
-    def kill(self, sandbox_id: str) -> None:
+    def kill(self, sandbox_id: str = SANDBOX) -> None:
         del self.running[sandbox_id]
+        self._tell(sandbox_id)
+        self._settled(sandbox_id)
+
+    def hold(self, sandbox_id: str = SANDBOX) -> None:
+        """It is being paused or copied."""
+        self.running[sandbox_id] = replace(self.running[sandbox_id], state="held")
+        self.waiting.setdefault(sandbox_id, asyncio.Event())
+        self._tell(sandbox_id)
+
+    def release(self, sandbox_id: str = SANDBOX, *, asleep: bool = False) -> None:
+        """It runs on, or has been paused."""
+        self.running[sandbox_id] = replace(self.running[sandbox_id], state="asleep" if asleep else "running")
+        self._settled(sandbox_id)
+
+    def _tell(self, sandbox_id: str) -> None:
         for callback in self.callbacks:
             callback(sandbox_id)
+
+    def _settled(self, sandbox_id: str) -> None:
+        if (event := self.waiting.pop(sandbox_id, None)) is not None:
+            event.set()
+
+    async def wake(self, sandbox_id: str) -> Target | None:
+        if (event := self.waiting.get(sandbox_id)) is not None:
+            self.waking.set()
+            await event.wait()
+            return self.find(sandbox_id)
+        self.wakes.append(sandbox_id)
+        event = self.waiting[sandbox_id] = asyncio.Event()
+        self.waking.set()
+        try:
+            if self.hold_wake is not None:
+                await self.hold_wake.wait()
+            if self.fail_wake is not None:
+                raise self.fail_wake
+            if sandbox_id in self.running:
+                self.release(sandbox_id)
+            return self.find(sandbox_id)
+        finally:
+            self._settled(sandbox_id)
 
     def find(self, sandbox_id: str) -> Target | None:
         return self.running.get(sandbox_id)

@@ -78,14 +78,13 @@ async def test_an_answer_that_ends_early_never_looks_complete(edge: Edge, kind: 
         assert (await client.rest()).strip() in {b"part", b"4\r\npart"}
 
 
-@pytest.mark.parametrize("beginning", [*BODIES.values(), b""])
+@pytest.mark.parametrize("beginning", BODIES.values())
 async def test_a_sandboxs_end_cuts_its_streams(directory: MemoryDirectory, edge: Edge, beginning: bytes) -> None:
     server = Server(beginning)
     async with serving(server) as port, raw(edge, request(port)) as client:
         await server.started.wait()
-        if beginning:
-            await client.head()
-            await client.reader.readuntil(b"part")
+        await client.head()
+        await client.reader.readuntil(b"part")
         directory.kill(SANDBOX)
         with pytest.raises(ConnectionResetError):
             await client.rest()
@@ -93,6 +92,27 @@ async def test_a_sandboxs_end_cuts_its_streams(directory: MemoryDirectory, edge:
         async with raw(edge, request(49983, "/health")) as probe:
             status, _, body = await probe.answer()
             assert (status, json.loads(body)["message"]) == (502, "The sandbox was not found")
+
+
+async def test_a_sandboxs_end_answers_who_still_waits(directory: MemoryDirectory, edge: Edge) -> None:
+    server = Server(b"")
+    async with serving(server) as port, raw(edge, request(port)) as client:
+        await server.started.wait()
+        directory.kill(SANDBOX)
+        status, _, body = await client.answer()
+        assert (status, json.loads(body)["message"]) == (502, "The sandbox was not found")
+        await server.ended.wait()
+        client.send(request(port))
+        assert (await client.answer())[0] == 502
+
+
+async def test_a_sandboxs_end_answers_who_still_sends(directory: MemoryDirectory, edge: Edge) -> None:
+    server = Server(b"")
+    sent = "Content-Length: 100\r\n"
+    async with serving(server) as port, raw(edge, request(port, method="POST", extra=sent) + b"part") as client:
+        await server.started.wait()
+        directory.kill(SANDBOX)
+        assert (await client.answer())[0] == 502
 
 
 async def test_a_sandboxs_end_spares_the_others(directory: MemoryDirectory, edge: Edge) -> None:

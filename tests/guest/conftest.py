@@ -23,9 +23,11 @@ ENVELOPE = struct.Struct(">BI")
 class AgentClient:
     """Speaks Connect-JSON to an agent."""
 
-    def __init__(self, port: int, relay_port: int, pid: int) -> None:
+    def __init__(self, port: int, relay_port: int, legacy_port: int, pid: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.relay_port = relay_port
+        self.legacy = f"127.0.0.1:{legacy_port}"
+        """Where the protocol of 2024 is spoken."""
         self.pid = pid
         self.http = httpx.Client(base_url=self.url, timeout=20)
 
@@ -95,13 +97,13 @@ def guarded_agent() -> Iterator[AgentClient]:
 def _agent(gateway: str) -> Iterator[AgentClient]:
     if os.geteuid() != 0:
         pytest.skip("the agent is root in its sandbox")
-    options = ["--host", "127.0.0.1", "--port", "0", "--relay-port", "0", "--gateway", gateway]
+    options = ["--host", "127.0.0.1", "--port", "0", "--relay-port", "0", "--legacy-port", "0", "--gateway", gateway]
     env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHONPATH": os.pathsep.join(sys.path)}
     argv = [sys.executable, "-m", "sandpit.guest.agent", *options]
     with subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        ports = re.findall(r"port (\d+), relay (\d+)", process.stderr.readline())
-        client = AgentClient(int(ports[0][0]), int(ports[0][1]), process.pid)
+        [ports] = re.findall(r"port (\d+), relay (\d+), 2024's (\d+)", process.stderr.readline())
+        client = AgentClient(*map(int, ports), process.pid)
         try:
             yield client
         finally:

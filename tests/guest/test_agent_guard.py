@@ -37,11 +37,12 @@ def test_bad_init_changes_nothing(agent: Any, body: bytes) -> None:
     assert agent.http.get("/envs").json() == {}
 
 
-@pytest.mark.parametrize("path", ["/init", "/%69nit", "//init", "/./init", "/init/"])
+@pytest.mark.parametrize("path", ["/init", "/%69nit", "//init", "/./init", "/init/", "/journal?after=0"])
 def test_control_calls_are_for_the_gateway(guarded_agent: Any, path: str) -> None:
     connection = socket.create_connection(("127.0.0.1", int(guarded_agent.url.rpartition(":")[2])))
     with connection:
-        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+        method = "GET" if "?" in path else "POST"
+        connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}".encode())
         assert connection.recv(99).startswith(b"HTTP/1.1 404")
 
 

@@ -21,6 +21,13 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
+# Not PYTHONPATH: kernels would inherit it.
+_PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv.pop())
+from sandpit.guest.interpreter.__main__ import main
+main()
+"""
 SOURCES = Path(__file__).parents[2] / "src"
 
 
@@ -69,12 +76,12 @@ class Interpreter:
             "PORT": str(self.port),
             "CWD": str(self.home),
             "RUNTIME_DIR": str(folder / "run"),
+            "JUPYTER_DIR": str(folder / "dot-jupyter"),
             "INSTANCE_FILE": str(self.instance_file),
             **settings,
         }
         self._env = {
             **{key: value for key, value in os.environ.items() if not key.startswith("PYTEST")},
-            "PYTHONPATH": str(SOURCES),
             "JUPYTER_PATH": str(folder / "jupyter"),
             "TEMPLATE_VARIABLE": "from the image",
             **{f"SANDPIT_INTERPRETER_{key}": value for key, value in ours.items()},
@@ -89,7 +96,7 @@ class Interpreter:
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "sandpit.guest.interpreter"], env=self._env, stdout=log, stderr=log
+                [sys.executable, "-c", _PROGRAM, str(SOURCES)], env=self._env, stdout=log, stderr=log
             )
         while True:
             try:
@@ -128,7 +135,8 @@ class Client:
 
     def __init__(self, interpreter: Interpreter) -> None:
         self.interpreter = interpreter
-        self.http = httpx.AsyncClient(base_url=interpreter.url, timeout=50)
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self.http = httpx.AsyncClient(base_url=interpreter.url, timeout=50, limits=limits)
 
     async def run(self, code: str, context: str | None = None, **body: Any) -> Answer:
         body = {"code": code, "context_id": context, "language": None, "env_vars": None, **body}

@@ -224,3 +224,11 @@ async def test_health_and_unknown_routes(client: Client) -> None:
 async def test_unknown_query_parameters_are_ignored(client: Client) -> None:
     response = await client.http.post("/execute?source=ci", content=json.dumps({"code": "1"}))
     assert response.status_code == 200
+
+
+async def test_a_missing_kernel_is_told_with_what_to_install(client: Client) -> None:
+    for language, package in (("r", "r-cran-irkernel"), ("java", "jjava, and Debian's openjdk-17-jre-headless")):
+        refused = await client.http.post("/contexts", json={"language": language})
+        assert refused.status_code == 500
+        assert refused.text.endswith(package)
+        assert "installed kernels: bash, broken, python3)" in refused.text

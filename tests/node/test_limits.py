@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
 from sandpit.node.contract import NodeError
+from sandpit.node.images import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,3 +125,12 @@ def test_descriptors_run_out_inside_only(box: Box) -> None:
 def test_a_flood_of_output_stays_bounded(box: Box) -> None:
     assert len(box.sh("head -c 20000000 /dev/zero | tr '\\0' x")) == 20_000_000
     assert box.sh("echo on") == "on"
+
+
+def test_the_nodes_defaults(machine: Machine, runtime: str) -> None:
+    """A template that asks for nothing gets what the node's settings say."""
+    [image] = [one for one in machine.node.templates() if one.build_id == f"base-{runtime}"]
+    assert (image.cpu_count, image.memory_mb) == (2, 512)
+    config = replace(machine.node._config, cpu_count=3, memory_mb=768)
+    image = load(config, f"base-{runtime}")
+    assert (image.cpu_count, image.memory_mb) == (3, 768)

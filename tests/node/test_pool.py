@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @pytest.fixture(params=RUNTIMES)
 def pooled(request: pytest.FixtureRequest, built_images: None) -> Iterator[Machine]:
     """A node of its own, with two sandboxes ready."""
-    machine = Machine.make([base(request.param)], pool_size=2)
+    machine = Machine.make([base(request.param)], pool_size=2, pool_max=2)
     machine.start()
     yield machine
     machine.stop()

@@ -76,7 +76,18 @@ program.main()
 
 @contextmanager
 def running(token: str | None = None, user: str = "root") -> Iterator[Agent]:
-    options = ["--host", "127.0.0.1", "--port", "0", "--relay-port", "0", "--gateway", "127.0.0.1"]
+    options = [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--relay-port",
+        "0",
+        "--legacy-port",
+        "0",
+        "--gateway",
+        "127.0.0.1",
+    ]
     command = [sys.executable, "-c", PROGRAM, token or "", user, *options]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCE)}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
@@ -86,7 +97,9 @@ def running(token: str | None = None, user: str = "root") -> Iterator[Agent]:
         port = re.search(r"port (\d+)", ready)
         assert port, ready + process.stderr.read()
         url = f"http://127.0.0.1:{port[1]}"
-        with httpx.Client(base_url=url, headers={"accept-encoding": "identity"}, timeout=30, trust_env=False) as client:
+        # An agent outlives a test, a connection to it must not: the leak check counts them.
+        options = {"limits": httpx.Limits(max_keepalive_connections=0), "timeout": 30, "trust_env": False}
+        with httpx.Client(base_url=url, headers={"accept-encoding": "identity"}, **options) as client:
             yield Agent(url, process.pid, client)
     finally:
         process.kill()

@@ -6,13 +6,14 @@ import asyncio
 import io
 from typing import TYPE_CHECKING, Any
 
+import e2b
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-e2b = pytest.importorskip("e2b", reason="the official client is not installed")
+pytestmark = pytest.mark.official_client
 
 
 @pytest.fixture

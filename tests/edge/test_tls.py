@@ -1,0 +1,143 @@
+"""The server's certificate: made once, trusted by who has the authority, renewed without a restart; and the TLS door of the edge."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import ssl
+import subprocess
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.edge.edge_support import OK, MemoryDirectory, answering, edge_for, serving
+
+from sandpit import tls
+from sandpit.certificates import CertificateError, own_certificate, server_context
+from sandpit.edge import Limits
+from sandpit.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from sandpit.edge import Edge
+
+DOMAIN = "e2b.localhost"
+
+
+def trusting(data_dir: Path) -> ssl.SSLContext:
+    certificate = own_certificate(data_dir, DOMAIN)
+    return ssl.create_default_context(cafile=str(certificate.authority))
+
+
+@asynccontextmanager
+async def secure_edge(data_dir: Path, directory: MemoryDirectory, **options: object) -> AsyncIterator[Edge]:
+    context = server_context(own_certificate(data_dir, DOMAIN))
+    async with edge_for(directory, ssl_context=context, **options) as edge:
+        yield edge
+
+
+def test_keys_are_the_owners_alone_and_stay(tmp_path: Path) -> None:
+    first = own_certificate(tmp_path, DOMAIN)
+    content = first.chain.read_bytes()
+    modes = {path.name: path.stat().st_mode & 0o777 for path in first.chain.parent.iterdir()}
+    assert modes == {
+        "ca.pem": 0o644, "ca.key": 0o600, "server.pem": 0o644, "server.key": 0o600, "bundle.pem": 0o644,
+    }  # fmt: skip
+    assert own_certificate(tmp_path, DOMAIN).chain.read_bytes() == content
+    assert first.authority is not None
+    assert first.bundle is not None
+    assert first.authority.read_text() in first.bundle.read_text()
+    assert first.bundle.read_text().count("BEGIN CERTIFICATE") >= 1
+
+
+def test_the_authority_can_vouch_for_its_domain_only(tmp_path: Path) -> None:
+    """Users have all their programs trust it: a stolen key must be worth nothing elsewhere."""
+    folder = own_certificate(tmp_path, DOMAIN).chain.parent
+
+    def openssl(*arguments: str) -> int:
+        return subprocess.run(["openssl", *arguments], cwd=folder, capture_output=True, check=False).returncode
+
+    assert openssl("verify", "-CAfile", "ca.pem", "-verify_hostname", f"x-y.{DOMAIN}", "server.pem") == 0
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "k"]
+    assert openssl("req", *key, "-subj", "/CN=x", "-addext", "subjectAltName=DNS:bank.example", "-out", "x.csr") == 0
+    signed = ["-in", "x.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-copy_extensions", "copy", "-out", "x"]
+    assert openssl("x509", "-req", *signed) == 0
+    assert openssl("verify", "-CAfile", "ca.pem", "x") != 0
+
+
+async def test_names_of_the_domain_are_trusted(tmp_path: Path) -> None:
+    directory = MemoryDirectory()
+    directory.add()
+    async with serving(answering(OK)) as port, secure_edge(tmp_path, directory) as edge:
+        name = f"{port}-{next(iter(directory.running))}.{DOMAIN}"
+        reader, writer = await asyncio.open_connection(
+            *edge.tls_addresses[0], ssl=trusting(tmp_path), server_hostname=name
+        )
+        writer.write(f"GET / HTTP/1.1\r\nHost: {name}:3443\r\n\r\n".encode())
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        writer.close()
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await asyncio.open_connection(
+                *edge.tls_addresses[0], ssl=trusting(tmp_path), server_hostname="other.example"
+            )
+
+
+async def test_strangers_that_do_not_shake_hands(tmp_path: Path) -> None:
+    """They are let go in time, and they take no more places than there are."""
+    limits = Limits(head_time=2.0, connections=4)
+    async with secure_edge(tmp_path, MemoryDirectory(), limits=limits) as edge:
+        address = edge.tls_addresses[0]
+        silent = [await asyncio.open_connection(*address) for _ in range(4)]
+        reader, writer = await asyncio.open_connection(*address)
+        assert await reader.read() == b""  # no place
+        writer.close()
+        for reader, writer in silent:
+            assert await reader.read() == b""
+            writer.close()
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        assert not (await reader.read()).startswith(b"HTTP")
+        writer.close()
+        name = f"api.{DOMAIN}"
+        _, writer = await asyncio.open_connection(*address, ssl=trusting(tmp_path), server_hostname=name)
+        writer.close()
+
+
+async def test_renewed_files_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "_LOOK_SECONDS", 0.02)
+    old, new = own_certificate(tmp_path / "old", DOMAIN), own_certificate(tmp_path / "new", DOMAIN)
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    shutil.copy(old.chain, chain)
+    shutil.copy(old.key, key)
+    settings = Settings(tls_certificate=chain, tls_key=key)
+    async with tls.tls_of(settings) as context, edge_for(MemoryDirectory(), ssl_context=context) as edge:
+
+        async def shown() -> str:
+            lax = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            lax.check_hostname, lax.verify_mode = False, ssl.CERT_NONE
+            _, writer = await asyncio.open_connection(*edge.tls_addresses[0], ssl=lax)
+            peer = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            writer.close()
+            return ssl.DER_cert_to_PEM_cert(peer)
+
+        assert await shown() == old.chain.read_text()
+        shutil.copy(new.chain, chain)  # the key comes a moment later: until then the old pair serves
+        await asyncio.sleep(0.2)
+        assert await shown() == old.chain.read_text()
+        shutil.copy(new.key, key)
+        async with asyncio.timeout(30):
+            while await shown() != new.chain.read_text():
+                await asyncio.sleep(0.02)
+
+
+def test_settings_and_files_that_are_wrong(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="belong together"):
+        Settings(tls_certificate=tmp_path / "chain.pem")
+    with pytest.raises(ValueError, match="tls_host is"):
+        Settings(authentication=False, tls_host=("0.0.0.0",))
+    certificate = own_certificate(tmp_path, DOMAIN)
+    certificate.key.write_text("no key")
+    with pytest.raises(CertificateError, match="cannot be used"):
+        server_context(certificate)

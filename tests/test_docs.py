@@ -1,0 +1,47 @@
+"""The documents are true in what can be checked: every test and every file that they name exists."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+_TEST = re.compile(r"`((?:[\w-]+/)+test_\w+\.py)(?:::(test_\w+))?`")
+_LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+
+
+def named_tests() -> list[tuple[str, str]]:
+    return _TEST.findall((ROOT / "docs/specification.md").read_text())
+
+
+@functools.cache
+def functions(file: str) -> set[str]:
+    tree = ast.parse((ROOT / "tests" / file).read_text())
+    return {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
+
+
+def test_every_test_of_the_specification_exists() -> None:
+    named = named_tests()
+    assert len(named) > 50
+    for file, test in named:
+        assert not test or test in functions(file), f"{file}::{test}"
+
+
+def test_every_test_of_the_clients_of_2024_is_in_the_table_and_exists() -> None:
+    named = set(re.findall(r"`((?:python|node)/[\w.]+)::([^`]+)`", (ROOT / "docs/legacy.md").read_text()))
+    found = set()
+    for file in (ROOT / "tests/legacy").glob("*/*"):
+        pattern = r"^    def (test_\w+)" if file.suffix == ".py" else r"^test\('([^']+)'"
+        name = f"{file.parent.name}/{file.name}"
+        found |= {(name, test) for test in re.findall(pattern, file.read_text(), re.MULTILINE)}
+    assert len(named) > 50
+    assert named <= found, named - found
+    assert {file for file, _ in found} == {file for file, _ in named}
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in _LINK.findall(page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -48,6 +48,7 @@ def test_a_session(user: User, sandbox: str, tmux: Tmux) -> None:
     tmux.type("echo after $((40 + 2))")
     tmux.wait_for("(?m)^after 42$")
     tmux.type("sh -c 'exit 5'")
+    tmux.wait_for(r"exit 5'\n/tmp \$\s*\Z")  # to the shell, not to the command that still has the terminal
     tmux.press("C-d")
     tmux.wait_for(rf"Closing terminal connection to sandbox {sandbox}\n{PROMPT}")
     tmux.type("echo status $?")

@@ -36,6 +36,7 @@ RUNTIMES = ("gvisor", "crun")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _numbers = itertools.count(1)
 _network_numbers = itertools.count(os.getpid() % 64)
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 def _base36(number: int) -> str:
@@ -76,8 +77,8 @@ def new_name() -> str:
 
 
 def new_network() -> IPv4Network:
-    """256 addresses that no other node of this run has."""
-    return IPv4Network(f"10.{192 + (os.getpid() >> 6) % 8}.{next(_network_numbers) % 256}.0/24")
+    """256 addresses that no other node of this run has, in no worker of it."""
+    return IPv4Network(f"10.{192 + (os.getpid() >> 6) % 8 + 8 * (_WORKER % 8)}.{next(_network_numbers) % 256}.0/24")
 
 
 def new_directories(name: str) -> tuple[Path, Path]:

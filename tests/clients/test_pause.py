@@ -48,9 +48,12 @@ def visit(sandbox: Sandbox, port: int, path: str = "/", **headers: str) -> httpx
 
 
 async def serve(sandbox: Sandbox) -> None:
-    """An HTTP server at port 8000 that gives PAGE."""
+    """An HTTP server at port 8000 that gives PAGE.
+
+    Nobody listens to its output: a client that loses such a stream asks for the sandbox's health, and wakes what resumes on requests.
+    """
     await got(sandbox.files.write("www/index.html", PAGE))
-    await got(sandbox.commands.run("python3 -m http.server -d www 8000", background=True, timeout=0))
+    await run(sandbox, "python3 -m http.server -d www 8000 >/dev/null 2>&1 &")
 
     async def listening() -> bool:
         return bool(await run(sandbox, "ss -Htln sport = :8000"))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def ask(interpreter: Interpreter) -> bytes:
     """What the agent does when a client of 2024 comes."""
     with socket.socket(socket.AF_UNIX) as door:
-        door.connect(str(interpreter.folder / "run/jupyter.sock"))
+        door.connect(str(interpreter.run_dir / "jupyter.sock"))
         return door.makefile("rb").readline()
 
 

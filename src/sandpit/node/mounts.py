@@ -118,6 +118,7 @@ def _user_namespace(mapping: str) -> int:
     pid = os.fork()
     if pid == 0:
         # Only async-signal-safe work here: the parent may have threads.
+        os.close(go[1])  # the parent's alone, so that its death ends this process too
         status = _libc.unshare(0x10000000)  # CLONE_NEWUSER
         os.write(ready[1], b"y" if status == 0 else b"n")
         os.read(go[0], 1)

@@ -212,6 +212,12 @@ async def test_browsers_may_call(client: httpx.AsyncClient) -> None:
     assert "X-Next-Token" in answer.headers["access-control-expose-headers"]
 
 
+async def test_the_template_that_clients_ask_for_with_mcp(client: httpx.AsyncClient) -> None:
+    response = await client.post("/v2/sandboxes", json={"templateID": "mcp-gateway", "mcp": {"exa": {}}})
+    check_error(response, 404)
+    assert "build a template of this name" in response.json()["message"]
+
+
 async def test_volumes_and_secrets_are_not_there(client: httpx.AsyncClient) -> None:
     """An error of its own: a 404 would say that this one volume does not exist."""
     for method, path in (("POST", "/volumes"), ("GET", "/volumes/v"), ("GET", "/secrets"), ("DELETE", "/secrets/s")):

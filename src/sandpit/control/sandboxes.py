@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from sandpit.control.network import Egress
     from sandpit.control.requests import NewSandbox
     from sandpit.control.teams import Identity
-    from sandpit.control.templates import TemplateService
+    from sandpit.control.templates import Resolved, TemplateService
     from sandpit.node.contract import RunningSandbox
 
 log = logging.getLogger(__name__)
@@ -161,8 +161,17 @@ class SandboxService:
             await self._idempotency.abandon(identity.team_id, key)
             raise
 
+    async def _resolve(self, identity: Identity, new: NewSandbox) -> Resolved:
+        try:
+            return await self._templates.resolve(identity, new.template)
+        except NotFoundError as error:
+            if new.mcp is None:
+                raise
+            hint = "clients that are given `mcp` ask for 'mcp-gateway': build a template of this name with the program mcp-gateway"
+            raise NotFoundError(f"{error.message}; {hint}") from error
+
     async def _create(self, identity: Identity, new: NewSandbox, egress: Egress, key: str | None) -> Sandbox:
-        resolved = await self._templates.resolve(identity, new.template)
+        resolved = await self._resolve(identity, new)
         live = self.reserve(identity, new.lifecycle(), new.timeout)
         build = resolved.build
         spec = SandboxSpec(

@@ -10,11 +10,10 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from sandpit.node import images
+from sandpit.node import images, start_command
 from sandpit.node.agent import AgentUnavailable, Identity
 from sandpit.node.config import NodeConfig
 from sandpit.node.contract import NodeError
@@ -24,24 +23,18 @@ from sandpit.node.launcher import Launcher, Sandbox, Source
 from sandpit.node.processors import processor_features
 from sandpit.node.quiet import quiesce
 from sandpit.node.runtime import oci
+from sandpit.node.start_command import Report, StartCommand, unless_it_fails
 from sandpit.node.trust import GUEST_BUNDLE
 
 log = logging.getLogger(__name__)
 
-START_COMMAND_TAG = "start_cmd"
 _READY_TIMEOUT = 600.0
 _MANIFEST = "manifest.json"
 """Its presence makes a snapshot complete."""
 _RUNTIME_MB = 24
-_LINE = 4096
-"""Characters of a start command's line that are told."""
 _REHEARSAL_SECONDS = 5.0
 _SETTLE_SECONDS = 15.0
 """How long a start command without a ready command gets before the snapshot (documentation of 2024)."""
-
-
-Report = Callable[[str], None]
-"""Takes a line about a template's start command."""
 
 
 _SELF_TEST = """
@@ -169,7 +162,7 @@ class Templates:
                 await self._until_ready(sandbox, user, None)
             return
         if report is None:
-            await sandbox.agent.start(image.start_cmd, user=user, tag=START_COMMAND_TAG)
+            await sandbox.agent.start(image.start_cmd, user=user, tag=start_command.TAG)
             await self._until_ready(sandbox, user, None)
             return
         report(f"Running start command: {image.start_cmd}")
@@ -188,18 +181,16 @@ class Templates:
         image = sandbox.image
         deadline = time.monotonic() + (_SETTLE_SECONDS if image.ready_cmd is None else _READY_TIMEOUT)
         while True:
-            if start is not None and start.done() and (code := start.result()) != 0:
-                raise NodeError(f"the start command ended with exit status {code}")
             output = ""
             if image.ready_cmd is not None:
-                status, output = await sandbox.agent.run(image.ready_cmd, user=user)
+                status, output = await unless_it_fails(start, sandbox.agent.run(image.ready_cmd, user=user))
                 if status == 0:
                     return
             if time.monotonic() > deadline:
                 if image.ready_cmd is None:
                     return
                 raise NodeError(f"template {image.names} was not ready after {_READY_TIMEOUT:g} s: {output[-1000:]}")
-            await asyncio.sleep(0.25)
+            await unless_it_fails(start, asyncio.sleep(0.25))
 
     async def _claim(self, sandbox: Sandbox) -> None:
         """Give a sandbox without an owner the identity of its template."""
@@ -277,31 +268,6 @@ class Templates:
         await asyncio.to_thread(_sync, staging)
         staging.rename(snapshot)
         log.info("snapshot of %s: %d MiB in %.1f s", cold.image.names, size >> 20, time.monotonic() - began)
-
-
-class StartCommand:
-    """A start command whose output is told line by line, for as long as somebody follows it."""
-
-    def __init__(self, report: Report) -> None:
-        """`report` takes the lines."""
-        self._report = report
-        self._open: dict[str, str] = {}
-
-    async def follow(self, sandbox: Sandbox, command: str, user: str) -> int:
-        """Start it; returns its exit code when it ends. Raises: AgentUnavailable."""
-        shell = ["/bin/sh", "-l", "-c", command]
-        try:
-            return await sandbox.agent.follow(shell, user=user, output=self._take, tag=START_COMMAND_TAG)
-        finally:
-            for name, text in self._open.items():
-                if text:
-                    self._report(f"[start] [{name}]: {text}")
-
-    def _take(self, name: str, chunk: bytes) -> None:
-        *lines, rest = (self._open.get(name, "") + chunk.decode(errors="replace")).split("\n")
-        self._open[name] = rest[-_LINE:]
-        for line in lines:
-            self._report(f"[start] [{name}]: {line[:_LINE]}")
 
 
 def _sync(directory: Path) -> None:

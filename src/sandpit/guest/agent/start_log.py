@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sandpit.guest.agent.processes import Process
 
 TAG = "start_cmd"
-"""By which the node starts it (`node.templates.START_COMMAND_TAG`)."""
+"""By which the node starts it (`node.start_command.TAG`)."""
 LOG = Path("/run/sandpit/start_cmd.log")
 OLDER = LOG.with_suffix(".log.1")
 MAX_BYTES = 1 << 20

@@ -81,9 +81,21 @@ class Run:
         self.idle = False
         self.aborted = False
         self.cancelled = False
+        self.failure: Mapping[str, Any] | None = None
+        """The kernel's reply, if it says that the code failed."""
+        self.failure_told = False
         self.heard = 0.0
         """When the last message came, in the event loop's time."""
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def tell_failure(self) -> None:
+        """Say that the code failed if the kernel has said so in its reply alone, as Deno's does of code that it cannot parse."""
+        if self.failure is None or self.failure_told or self.outbox is None:
+            return
+        content = {"ename": "Error", "evalue": "", "traceback": []}
+        content |= {name: self.failure[name] for name in content if name in self.failure}
+        for part in self.render({"msg_type": "error", "content": content}):
+            self.outbox.put_nowait(part)
 
     def finish(self, outcome: Outcome) -> None:
         """Set the outcome; the first one counts."""
@@ -243,6 +255,7 @@ class Kernel:
                     _LOG.warning("a set-up request failed: %s: %s", content.get("ename"), content.get("evalue"))
                 continue
             run.replied, run.aborted = True, content.get("status") in {"aborted", "abort"}
+            run.failure = content if content.get("status") == "error" else None
             self.exiting = any(part.get("source") == "ask_exit" for part in content.get("payload") or ())
             self._settle(run)
             # The kernel's word that it is idle follows at once; it is lost only if the kernel dropped output.
@@ -269,6 +282,8 @@ class Kernel:
             run.started = True
             if run.cancelled:
                 self._interrupt(run, 0)
+        elif kind == "error":
+            run.failure_told = True
         if run.outbox is None:
             return
         for part in run.render(message, uncounted=self._uncounted, newline_apart=self._traits.newline_apart):
@@ -277,6 +292,7 @@ class Kernel:
     def _settle(self, run: Run) -> None:
         if run.idle and run.replied:
             self._run = None
+            run.tell_failure()
             if self.exiting and not run.outcome.done():  # some kernels end by themselves, others leave it to us
                 self._connection.control("shutdown_request", {"restart": False})
             run.finish(Outcome.ABORTED if run.aborted else Outcome.FINISHED)

@@ -77,6 +77,7 @@ class Interpreter:
             "CWD": str(self.home),
             "RUNTIME_DIR": str(folder / "run"),
             "JUPYTER_DIR": str(folder / "dot-jupyter"),
+            "JUPYTER_SOCKET": str(folder / "jupyter-socket/server.sock"),
             "INSTANCE_FILE": str(self.instance_file),
             **settings,
         }

@@ -70,9 +70,10 @@ class Context:
         make: KernelFactory,
         instance: InstanceFile,
         base: Mapping[str, str],
+        default_cwd: str,
     ) -> None:
         self.id = str(uuid.uuid4())
-        self.language, self.cwd = language, cwd
+        self.language, self.cwd, self._default_cwd = language, cwd, default_cwd
         self._spec, self._make, self._instance, self._base = spec, make, instance, base
         self._kernel: Kernel | None = None
         self._applied: Mapping[str, str] = {}
@@ -146,7 +147,7 @@ class Context:
             await self._kernel.close()
         self._kernel = None
         now = self._instance.read()
-        cwd = self.cwd if is_directory(self.cwd) else "/"
+        cwd = next(filter(is_directory, (self.cwd, self._default_cwd, "/")))
         kernel = await self._launch(Launch(cwd, {**self._base, **now.variables}))
         self._kernel, self._life = kernel, now.instance
         self._applied = now.variables if traits(self._spec.language.lower()).takes_environment else {}

@@ -375,12 +375,12 @@ def test_kernels_that_die(clients: dict[str, str]) -> None:
 
 
 def test_services_that_die(clients: dict[str, str]) -> None:
-    """Whatever root in the sandbox kills, code runs again."""
+    """Whatever root in the sandbox kills, code runs again. The service has the names of E2B's two, for who looks for them."""
     health = "curl -s -o /dev/null -w '%{http_code}' http://0.0.0.0:49999/health"
     with ci.Sandbox.create() as sandbox:
         assert sandbox.commands.run(health).stdout == "200"
         sandbox.run_code("kept = 1")
-        sandbox.commands.run("pkill -9 -f 'run.py interpreter'", user="root")
+        sandbox.commands.run("pkill -9 -f 'run.py interpreter .*[j]upyter-server.*uvicorn main:app'", user="root")
         sandbox.commands.run(f'until [ "$({health})" = 200 ]; do sleep 0.1; done', timeout=40)
         assert sandbox.run_code("kept").error.name == "NameError"
         assert sandbox.run_code("1 + 1").text == "2"

@@ -1,6 +1,6 @@
 """What is there before a client of Jupyter's protocol comes: the default kernel's id in a file, and two sockets.
 
-One has the port of 2024 opened; at the other, which is root's, the protocol itself is spoken. The modules for it come with its first client.
+One has the port of 2024 opened; at the other, which is root's, the protocol itself is spoken. What it needs comes with its first client.
 """
 
 from __future__ import annotations

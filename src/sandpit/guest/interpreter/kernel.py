@@ -80,6 +80,9 @@ class Run:
         self.replied = False
         self.idle = False
         self.aborted = False
+        self.failure: Mapping[str, Any] | None = None
+        """The kernel's reply, if that says that the execution failed."""
+        self.failure_told = False
         self.cancelled = False
         self.heard = 0.0
         """When the last message came, in the event loop's time."""
@@ -156,6 +159,7 @@ class Kernel:
             self._uncounted += self._traits.counts_silent
         run = Run(self._connection.execute(code, silent=silent), outbox, render)
         self._run = run
+        self._last_words.clear()
         if self.died.is_set():
             run.finish(Outcome.DIED)
         return run
@@ -243,6 +247,7 @@ class Kernel:
                     _LOG.warning("a set-up request failed: %s: %s", content.get("ename"), content.get("evalue"))
                 continue
             run.replied, run.aborted = True, content.get("status") in {"aborted", "abort"}
+            run.failure = content if content.get("status") == "error" else None
             self.exiting = any(part.get("source") == "ask_exit" for part in content.get("payload") or ())
             self._settle(run)
             # The kernel's word that it is idle follows at once; it is lost only if the kernel dropped output.
@@ -271,15 +276,26 @@ class Kernel:
                 self._interrupt(run, 0)
         if run.outbox is None:
             return
+        run.failure_told |= kind == "error"
         for part in run.render(message, uncounted=self._uncounted, newline_apart=self._traits.newline_apart):
             await run.outbox.put(part)
 
     def _settle(self, run: Run) -> None:
         if run.idle and run.replied:
             self._run = None
+            self._tell_failure(run)
             if self.exiting and not run.outcome.done():  # some kernels end by themselves, others leave it to us
                 self._connection.control("shutdown_request", {"restart": False})
             run.finish(Outcome.ABORTED if run.aborted else Outcome.FINISHED)
+
+    def _tell_failure(self, run: Run) -> None:
+        """Some kernels say in their reply alone that they failed: Deno, when a module cannot be loaded."""
+        if run.failure is None or run.failure_told or run.outbox is None or run.outcome.done():
+            return
+        words = b"".join(self._last_words).decode(errors="replace").strip()
+        content = {**run.failure, "traceback": run.failure.get("traceback") or [words]}
+        for part in run.render({"msg_type": "error", "content": content}):
+            run.outbox.put_nowait(part)
 
     def _give_up_waiting(self, run: Run) -> None:
         if run.outcome.done():

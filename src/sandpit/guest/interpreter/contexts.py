@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from sandpit.guest.interpreter import events
 from sandpit.guest.interpreter.environment import Change, InstanceFile, difference
-from sandpit.guest.interpreter.kernel import Kernel, KernelStartError, Launch, Outcome, PortTakenError, Run
+from sandpit.guest.interpreter.kernel import Kernel, KernelStartError, Launch, PortTakenError
 from sandpit.guest.interpreter.kernelspecs import is_ipython
 from sandpit.guest.interpreter.languages import change_code, traits
 from sandpit.guest.interpreter.outbox import Outbox
+from sandpit.guest.interpreter.run import Outcome, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

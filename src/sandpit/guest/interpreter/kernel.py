@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import enum
 import errno
 import logging
 import os
@@ -19,6 +18,7 @@ from sandpit.guest.interpreter import events
 from sandpit.guest.interpreter.connection import Connection
 from sandpit.guest.interpreter.kernelspecs import Kernelspecs, is_ipython
 from sandpit.guest.interpreter.languages import traits
+from sandpit.guest.interpreter.run import Outcome, Run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,47 +51,12 @@ class PortTakenError(KernelStartError):
     """A port that was free when it was chosen for the kernel was not when the kernel came: try again with another kernel."""
 
 
-class Outcome(enum.Enum):
-    """How an execution ended."""
-
-    FINISHED = enum.auto()
-    ABORTED = enum.auto()
-    """The kernel dropped the request without running it."""
-    DIED = enum.auto()
-    """The kernel's process ended first."""
-
-
 @dataclass(frozen=True, slots=True)
 class Launch:
     """What a kernel is started with."""
 
     cwd: str
     env: Mapping[str, str]
-
-
-class Run:
-    """One execution in a kernel."""
-
-    def __init__(self, msg_id: str, outbox: Outbox | None, render: events.Render) -> None:
-        self.msg_id = msg_id
-        self.outbox = outbox
-        self.render = render
-        self.started = False
-        self.replied = False
-        self.idle = False
-        self.aborted = False
-        self.failure: Mapping[str, Any] | None = None
-        """The kernel's reply, if that says that the execution failed."""
-        self.failure_told = False
-        self.cancelled = False
-        self.heard = 0.0
-        """When the last message came, in the event loop's time."""
-        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-
-    def finish(self, outcome: Outcome) -> None:
-        """Set the outcome; the first one counts."""
-        if not self.outcome.done():
-            self.outcome.set_result(outcome)
 
 
 class Kernel:
@@ -283,19 +248,10 @@ class Kernel:
     def _settle(self, run: Run) -> None:
         if run.idle and run.replied:
             self._run = None
-            self._tell_failure(run)
+            run.tell_failure(b"".join(self._last_words).decode(errors="replace").strip())
             if self.exiting and not run.outcome.done():  # some kernels end by themselves, others leave it to us
                 self._connection.control("shutdown_request", {"restart": False})
             run.finish(Outcome.ABORTED if run.aborted else Outcome.FINISHED)
-
-    def _tell_failure(self, run: Run) -> None:
-        """Some kernels say in their reply alone that they failed: Deno, when a module cannot be loaded."""
-        if run.failure is None or run.failure_told or run.outbox is None or run.outcome.done():
-            return
-        words = b"".join(self._last_words).decode(errors="replace").strip()
-        content = {**run.failure, "traceback": run.failure.get("traceback") or [words]}
-        for part in run.render({"msg_type": "error", "content": content}):
-            run.outbox.put_nowait(part)
 
     def _give_up_waiting(self, run: Run) -> None:
         if run.outcome.done():

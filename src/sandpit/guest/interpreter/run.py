@@ -48,12 +48,13 @@ class Run:
             self.outcome.set_result(outcome)
 
     def tell_failure(self, words: str) -> None:
-        """Some kernels say in their reply alone that they failed: Deno, when a module cannot be loaded.
+        """Say that the code failed if the kernel has said so in its reply alone: Deno, when code cannot be parsed or a module loaded.
 
         `words`: what its process wrote meanwhile, which may tell why.
         """
         if self.failure is None or self.failure_told or self.outbox is None or self.outcome.done():
             return
-        content = {**self.failure, "traceback": self.failure.get("traceback") or [words]}
+        told = {name: self.failure[name] for name in ("ename", "evalue", "traceback") if self.failure.get(name)}
+        content = {"ename": "Error", "evalue": "", "traceback": [words]} | told
         for part in self.render({"msg_type": "error", "content": content}):
             self.outbox.put_nowait(part)

@@ -73,12 +73,14 @@ class Interpreter:
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.run_dir = Path(self._sockets.name) / "run"
+        self.jupyter_socket = Path(self._sockets.name) / "jupyter/server.sock"
         ours = {
             "HOST": "127.0.0.1",
             "PORT": str(self.port),
             "CWD": str(self.home),
             "RUNTIME_DIR": str(self.run_dir),
             "JUPYTER_DIR": str(folder / "dot-jupyter"),
+            "JUPYTER_SOCKET": str(self.jupyter_socket),
             "INSTANCE_FILE": str(self.instance_file),
             **settings,
         }

@@ -55,11 +55,10 @@ def listed(row: Sandbox) -> Json:
         "diskSizeMB": row.disk_mb,
         "state": "paused" if row.state == "pausing" else row.state,
         "envdVersion": ENVD_VERSION,
+        "metadata": row.user_metadata or {},  # programs of 2024 look into it without asking whether it is there
     }
     if row.alias is not None:
         answer["alias"] = row.alias
-    if row.user_metadata:
-        answer["metadata"] = row.user_metadata
     return answer
 
 

@@ -58,7 +58,7 @@ def test_pool(pooled: Machine) -> None:
 def test_a_dead_ready_sandbox_is_not_given_out(pooled: Machine) -> None:
     [build] = [image.build_id for image in pooled.images]
     wait_for(lambda: pooled.node.pool_sizes() == {build: 2})
-    for sandbox in list(pooled.node._pools[build]._ready):
+    for sandbox in list(pooled.node._pools.of(build)._ready):
         sandbox.process.kill()
         sandbox.cgroup.kill()
     assert pooled.create(build).sh("echo on") == "on"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import shutil
@@ -83,6 +84,16 @@ class Sandbox:
             asdict(self.policy),
             self.closure,
         )
+
+    def why_it_ended(self) -> str:
+        """The likeliest reason, as far as the kernel's counters tell."""
+        with contextlib.suppress(OSError):
+            usage = self.cgroup.usage()
+            if usage.out_of_memory_kills:
+                return f"out of memory (limit {self.image.memory_mb} MiB)"
+            if usage.refused_forks:
+                return f"too many processes (limit {self.image.pids})"
+        return "its first process ended"
 
 
 class Launcher:
@@ -215,6 +226,11 @@ class Launcher:
         """Give everything back that a dead sandbox held."""
         await sandbox.agent.close()
         await self.clean(sandbox.container_id, sandbox.directory, sandbox.slot, sandbox.runtime)
+
+    async def discard(self, sandbox: Sandbox) -> None:
+        """End a sandbox, and give back everything it held."""
+        await self.end(sandbox)
+        await self.tidy(sandbox)
 
     async def sweep(self, directory: Path, runtime: str) -> None:
         """Remove what an earlier process left of a container; what resists stays for the next start, and keeps nobody from this one."""

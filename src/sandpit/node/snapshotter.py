@@ -147,7 +147,7 @@ class Snapshotter:
         try:
             await verified
         except BaseException:
-            await asyncio.shield(self._discard(sandbox))
+            await asyncio.shield(self._launcher.discard(sandbox))
             raise
         return sandbox
 
@@ -172,7 +172,7 @@ class Snapshotter:
             limit = (sandbox.image.disk_mb << 20) * _TAR_OVERHEAD
             await sandbox.agent.save_disk(disk, stop_processes=True, limit=limit)
         finally:
-            await asyncio.shield(self._discard(sandbox))
+            await asyncio.shield(self._launcher.discard(sandbox))
 
     async def _source(self, manifest: Manifest, *, snapshot: Path | None = None, disk: Path | None = None) -> Source:
         image = images.load(self._config, manifest.build_id)
@@ -188,10 +188,6 @@ class Snapshotter:
         root = await runtime.root(images.split(image, layers)[0], self._config.roots_dir)
         closure = self._closures.mounted(manifest.closure if snapshot else self._closure)
         return Source(image, layers, root, closure, snapshot, runtime, disk)
-
-    async def _discard(self, sandbox: Sandbox) -> None:
-        await self._launcher.end(sandbox)
-        await self._launcher.tidy(sandbox)
 
 
 def _processor() -> str:

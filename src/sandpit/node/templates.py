@@ -151,11 +151,7 @@ class Templates:
         try:
             await self.start_up(sandbox, report)
         finally:
-            await asyncio.shield(self._finish(sandbox))
-
-    async def _finish(self, sandbox: Sandbox) -> None:
-        await self._launcher.end(sandbox)
-        await self._launcher.tidy(sandbox)
+            await asyncio.shield(self._launcher.discard(sandbox))
 
     async def start_up(self, sandbox: Sandbox, report: Report | None = None) -> None:
         """Bring a freshly booted sandbox to where its template's snapshot is taken. Raises: NodeError."""
@@ -265,7 +261,7 @@ class Templates:
             await quiesce(sandbox)
             await runtime.checkpoint(sandbox.container_id, staging, leave_running=False)
         finally:
-            await asyncio.shield(self._finish(sandbox))
+            await asyncio.shield(self._launcher.discard(sandbox))
         size = sum(path.stat().st_size for path in staging.iterdir())
         manifest = {
             "build_id": cold.image.build_id,

@@ -28,5 +28,5 @@ async def claim(
     sandbox.sandbox_id = spec.sandbox_id
     launcher.wake(sandbox)
     sandbox.record().write(sandbox.directory)
-    await launcher.runtime_of(image).name_host(sandbox.process, spec.sandbox_id)
+    await launcher.runtime_named(sandbox.runtime).name_host(sandbox.process, spec.sandbox_id)
     await sandbox.agent.claim(identity)

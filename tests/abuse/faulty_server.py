@@ -32,7 +32,7 @@ STEPS = (
     "sandpit.node.launcher:Launcher.launch",
     "sandpit.node.local:LocalNode.remove_snapshot",
     "sandpit.node.runtime.crun:Crun.freeze",
-    "sandpit.node.runtime.crun:_copy_image",
+    "sandpit.node.runtime.disk_image:copy",
     "sandpit.node.runtime.gvisor:Gvisor.checkpoint",
     "sandpit.node.runtime.gvisor:Gvisor.freeze",
     "sandpit.node.runtime.gvisor:Gvisor.restore",

@@ -182,7 +182,7 @@ def test_pause_without_memory(victim: Victim) -> None:
 @pytest.mark.parametrize("victim", ["crun"], indirect=True)
 def test_pause_of_a_disk_image(victim: Victim) -> None:
     """Its file system is frozen meanwhile, and must be thawed by the next server."""
-    for fault in ("after Crun.freeze", "after _copy_image", "after SnapshotStore.commit", "after pause_sandbox"):
+    for fault in ("after Crun.freeze", "after copy", "after SnapshotStore.commit", "after pause_sandbox"):
         victim.mark()
         victim.crash(fault, "pause")
         assert victim.check(processes=False) == ("paused" if fault in KEPT else "running")

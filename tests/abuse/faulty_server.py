@@ -25,7 +25,7 @@ STEPS = (
     "sandpit.control.sleep:SleepService._record_pause",
     "sandpit.control.sleep:SleepService._set_state",
     "sandpit.control.snapshots:SnapshotService._hold_and_save",
-    "sandpit.control.snapshots:_record",
+    "sandpit.control.snapshotrecords:new_snapshot",
     "sandpit.node.agent:Agent.claim",
     "sandpit.node.agent:Agent.save_disk",
     "sandpit.node.launcher:Launcher.end",

@@ -48,7 +48,7 @@ RESUME = (
 )
 KEPT = ("after SnapshotStore.commit", "after pause_sandbox")
 """From here on the snapshot is the sandbox."""
-SNAPSHOT = ("after Gvisor.checkpoint", "after SnapshotStore.commit", "after _record")
+SNAPSHOT = ("after Gvisor.checkpoint", "after SnapshotStore.commit", "after new_snapshot")
 FORK = ("after SnapshotStore.commit", "after Launcher.launch", "before LocalNode.remove_snapshot")
 
 

@@ -12,7 +12,7 @@ from sandpit.control.times import rfc3339
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from sandpit.control.snapshots import SnapshotView
+    from sandpit.control.snapshotrecords import SnapshotView
     from sandpit.control.templates import TemplateInfo
     from sandpit.store.models import ApiKey, Build, MetricSample, Sandbox, SandboxLog
 

@@ -33,6 +33,8 @@ from sandpit.store.types import utc_now
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from sandpit.control.deadlines import Deadlines
+    from sandpit.control.ending import Ending
     from sandpit.control.live import Live
     from sandpit.control.quota import SnapshotQuota
     from sandpit.control.sandboxes import SandboxService
@@ -49,9 +51,19 @@ LEAST_WAKE_SECONDS = 300
 class SleepService:
     """Pause and resume. A sandbox's snapshot has the sandbox's id."""
 
-    def __init__(self, core: Core, sandboxes: SandboxService, teams: TeamService, quota: SnapshotQuota) -> None:
+    def __init__(
+        self,
+        core: Core,
+        sandboxes: SandboxService,
+        teams: TeamService,
+        quota: SnapshotQuota,
+        deadlines: Deadlines,
+        ending: Ending,
+    ) -> None:
         self._core = core
         self._sandboxes = sandboxes
+        self._deadlines = deadlines
+        self._ending = ending
         self._teams = teams
         self._quota = quota
         core.directory.waker = self.wake
@@ -77,7 +89,7 @@ class SleepService:
         live = self._core.own(identity, sandbox_id)
         if live.state == "running":
             try:
-                return await self._core.operations.run(self._sandboxes.extend(live, timeout_s)), False
+                return await self._core.operations.run(self._deadlines.extend(live, timeout_s)), False
             except ConflictError:
                 if live.state not in ("pausing", "paused", "resuming"):
                     raise
@@ -92,7 +104,7 @@ class SleepService:
     async def time_out(self, live: Live, *, only_when_due: bool) -> None:
         """A sandbox's time is over: pause it if that was asked for, else end it."""
         if not live.pauses or live.state not in ("running", "pausing"):
-            await self._sandboxes.end(live, "timeout", only_when_due=only_when_due)
+            await self._ending.end(live, "timeout", only_when_due=only_when_due)
             return
         try:
             await self._pause(live, memory=live.lifecycle.get("keepMemory") is not False, only_when_due=only_when_due)
@@ -106,7 +118,7 @@ class SleepService:
             ):
                 # Whoever has root in a sandbox can keep its agent from answering: it must not live for ever by that.
                 log.warning("sandbox %s ends, its session is over and it cannot be paused: %s", live.sandbox_id, error)
-                await self._sandboxes.end(live, "timeout")
+                await self._ending.end(live, "timeout")
                 return
             if live.state == "running":
                 log.warning("sandbox %s goes on, it could not be paused at its timeout: %s", live.sandbox_id, error)
@@ -203,7 +215,7 @@ class SleepService:
         sandbox = await self._if_paused(live, seconds, identity, memory=memory)
         if sandbox is not None:
             return sandbox, True
-        return await self._sandboxes.extend(live, seconds), False
+        return await self._deadlines.extend(live, seconds), False
 
     async def _resume_paused(self, live: Live, seconds: int, identity: Identity) -> Sandbox:
         """A sandbox that runs is left as it is, its deadline too."""
@@ -246,7 +258,7 @@ class SleepService:
         except NodeError:
             log.exception("the snapshot of sandbox %s stays until the next start", live.sandbox_id)
         if live.gone is not None:
-            self._core.operations.spawn(self._sandboxes.end(live, live.gone, on_node=False))
+            self._core.operations.spawn(self._ending.end(live, live.gone, on_node=False))
         return sandbox
 
     async def _start(self, sandbox: Sandbox, *, memory: bool) -> RunningSandbox:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sandpit.control.snapshotrecords import SnapshotView
-    from sandpit.control.templates import TemplateInfo
+    from sandpit.control.templaterecords import TemplateInfo
     from sandpit.store.models import ApiKey, Build, MetricSample, Sandbox, SandboxLog
 
 ENVD_VERSION = "0.6.13"

@@ -9,7 +9,7 @@ from sqlalchemy import exists, func, insert, select
 
 from sandpit.control import ids
 from sandpit.control.errors import InvalidRequestError
-from sandpit.control.templates import assign_tag
+from sandpit.control.templaterecords import assign_tag
 from sandpit.node.contract import BuildFailed
 from sandpit.store.models import Build, BuildLog, Snapshot, Template, TemplateName
 from sandpit.store.types import utc_now
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sandpit.control.buildrequests import NewBuild
     from sandpit.control.teams import Identity
-    from sandpit.control.templates import TemplateRef
+    from sandpit.control.templatenames import TemplateRef
     from sandpit.node.contract import BuildSpec, TemplateImage
 
 _LOG_COLUMNS = ("build_id", "number", "timestamp", "level", "step", "message")

@@ -10,7 +10,8 @@ from sqlalchemy import delete, exists, func, select
 from sandpit.control import ids, records
 from sandpit.control.cursors import decode_cursor
 from sandpit.control.errors import ForbiddenError, InvalidRequestError, NotFoundError
-from sandpit.control.templates import DEFAULT_TAG, PLATFORM, TemplateRef, assign_tag, parse_ref
+from sandpit.control.templatenames import DEFAULT_TAG, PLATFORM, TemplateRef, parse_ref
+from sandpit.control.templaterecords import assign_tag
 from sandpit.store.models import Build, Sandbox, Snapshot, Template, TemplateName, TemplateTag
 from sandpit.store.types import utc_now
 

@@ -19,7 +19,7 @@ from sandpit.control.errors import (
 )
 from sandpit.control.network import check_egress
 from sandpit.control.requests import check_timeout
-from sandpit.control.templates import TemplateRef, parse_ref
+from sandpit.control.templatenames import TemplateRef, parse_ref
 from sandpit.node.contract import (
     NodeError,
     SandboxSpec,

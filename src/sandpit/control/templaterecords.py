@@ -66,7 +66,7 @@ async def infos(session: AsyncSession, templates: list[Template]) -> list[Templa
         builds.setdefault(build.template_id, []).append(build)
     tags = select(TemplateTag).where(TemplateTag.template_id.in_(wanted), TemplateTag.tag == DEFAULT_TAG)
     default = {tag.template_id: tag.build_id for tag in await session.scalars(tags)}
-    infos = []
+    found = []
     for template in templates:
         own = builds.get(template.id)
         if not own:
@@ -74,8 +74,8 @@ async def infos(session: AsyncSession, templates: list[Template]) -> list[Templa
         current = next((build for build in own if build.id == default.get(template.id)), own[0])
         pairs = names.get(template.id, [])
         shown = [f"{namespace}/{name}" if namespace else name for namespace, name in pairs]
-        infos.append(TemplateInfo(template, current, [name for _, name in pairs], shown, own))
-    return infos
+        found.append(TemplateInfo(template, current, [name for _, name in pairs], shown, own))
+    return found
 
 
 async def register(session: AsyncSession, image: TemplateImage, team_id: str | None, namespace: str) -> None:

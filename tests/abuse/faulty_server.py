@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 STEPS = (
     "sandpit.control.records:pause_sandbox",
     "sandpit.control.records:resume_sandbox",
-    "sandpit.control.sleep:SleepService._record_pause",
-    "sandpit.control.sleep:SleepService._set_state",
+    "sandpit.control.pausing:Pausing._set_state",
+    "sandpit.control.pausing:Pausing.record",
     "sandpit.control.snapshots:SnapshotService._hold_and_save",
     "sandpit.control.snapshotrecords:new_snapshot",
     "sandpit.node.agent:Agent.claim",

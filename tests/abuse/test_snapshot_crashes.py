@@ -31,13 +31,13 @@ for i in $(seq 200); do read pid now < /run/count; [ "$now" -gt "$before" ] && b
 [ "$now" -gt "$before" ] && echo $pid $before
 """
 PAUSE = (
-    "after SleepService._set_state",
+    "after Pausing._set_state",
     "after Gvisor.freeze",
     "after Gvisor.checkpoint",
     "after SnapshotStore.hide",
     "after SnapshotStore.commit",
     "after pause_sandbox",
-    "after SleepService._record_pause",
+    "after Pausing.record",
 )
 RESUME = (
     "after Launcher.launch",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sandpit.control.errors import ControlError
 from sandpit.control.ids import KEY_PREFIX
+from sandpit.control.records import FILESYSTEM, FULL, UNRESPONSIVE
 from sandpit.control.times import rfc3339
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def listed(row: Sandbox) -> Json:
         answer["alias"] = row.alias
     if row.user_metadata:
         answer["metadata"] = row.user_metadata
+    if row.state == "paused" and row.pause_mode == UNRESPONSIVE:
+        answer["envdUnresponsiveAtPause"] = True
     return answer
 
 
@@ -75,7 +78,7 @@ def detail(row: Sandbox, domain: str | None) -> Json:
     if row.network is not None:
         answer["network"] = row.network
     if row.state == "paused" and row.pause_mode is not None:
-        answer["pauseMode"] = row.pause_mode
+        answer["pauseMode"] = FILESYSTEM if row.pause_mode == FILESYSTEM else FULL
     return answer
 
 

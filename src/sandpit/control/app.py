@@ -19,6 +19,7 @@ from sandpit.control.guestlogs import GuestLogs
 from sandpit.control.idempotency import IdempotencyService
 from sandpit.control.keys import KeyService
 from sandpit.control.operations import Operations
+from sandpit.control.pausing import Pausing
 from sandpit.control.queries import SandboxQueries
 from sandpit.control.quota import SnapshotQuota
 from sandpit.control.reconcile import reconcile
@@ -85,7 +86,7 @@ class ControlPlane:
         quota = SnapshotQuota(self.database, settings.limits.snapshots_mb)
         deadlines, ending = Deadlines(core), Ending(core)
         sandboxes = SandboxService(core, templates, self._idempotency, deadlines, ending)
-        sleep = SleepService(core, sandboxes, teams, quota, deadlines, ending)
+        sleep = SleepService(core, sandboxes, teams, Pausing(core, quota), deadlines, ending)
         snapshots = SnapshotService(core, sandboxes, templates, quota)
         keys = KeyService(self.database, teams)
         queries = SandboxQueries(self.database, self._logs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from .server import Edge
     from .upstream import Upstream
     from .wire import Request
+
+log = logging.getLogger(__name__)
 
 
 class Asker(Protocol):
@@ -90,11 +93,15 @@ class Connector:
         assert target is not None
         # Again: while the request waited, the sandbox may have fallen asleep.
         guard(self._request, self.route, directory)
+        title = "Sandbox Not Resumed"
         try:
             found = await directory.wake(target.sandbox_id)
         except WakeRefusedError as error:
-            title = "Sandbox Not Resumed"
             raise Refusal(error.status, str(error), title=title, sandbox_id=target.sandbox_id) from error
+        except Exception as error:  # a defect behind this seam must not leave the client without an answer
+            log.exception("waiting for sandbox %s failed", target.sandbox_id)
+            message = "The sandbox could not be resumed"
+            raise Refusal(500, message, title=title, sandbox_id=target.sandbox_id) from error
         if found is None:
             raise sandbox_not_found(target.sandbox_id)
         self.route = replace(self.route, target=found)

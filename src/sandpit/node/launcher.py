@@ -65,6 +65,8 @@ class Sandbox:
     """Name of the guest closure that it runs from."""
     ending: bool = False
     """Set when its end is wanted, so that its death is no news."""
+    responsive: bool = True
+    """Whether its agent answered when it was last asked to prepare for a snapshot."""
 
     @property
     def address(self) -> str:
@@ -134,8 +136,11 @@ class Launcher:
         except OSError as error:
             log.warning("the node's control group stays: %s", error)
 
-    async def launch(self, source: Source) -> Sandbox:
-        """Start a container whose agent answers; it belongs to nobody yet. Raises: NodeError; nothing is left behind then."""
+    async def launch(self, source: Source, *, answers: bool = True) -> Sandbox:
+        """Start a container whose agent answers, unless it is known not to; it belongs to nobody yet.
+
+        Raises: NodeError; nothing is left behind then.
+        """
         runtime = source.runtime or self.runtime_of(source.image)
         container_id = f"c{secrets.token_hex(8)}"
         directory = self._config.sandboxes_dir / container_id
@@ -156,7 +161,8 @@ class Launcher:
                 Agent(str(slot.outer)),
                 closure=source.closure.name,
             )
-            await self._until_healthy(sandbox)
+            if answers:
+                await self._until_healthy(sandbox)
             sandbox.cgroup.set_timer_slack(_WAITING_SLACK)
             sandbox.record().write(directory)
         except BaseException:

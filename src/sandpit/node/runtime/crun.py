@@ -135,6 +135,10 @@ class Crun:
             await asyncio.shield(disk_image.unfreeze(bundle))
         return True
 
+    async def export_disk(self, container_id: str, target: Path, limit: int) -> None:
+        """See Runtime. `copy_disk` never needs it."""
+        raise SnapshotUnsupported("the disk of a crun sandbox is a file of the host")
+
     def _bundle(self, container_id: str) -> Path:
         """By crun's own record. Raises: RuntimeFailed."""
         try:

@@ -21,7 +21,7 @@ from typing import Any
 
 from sandpit.node import mounts
 from sandpit.node.cgroups import Cgroup
-from sandpit.node.commands import CommandFailed, run, tied
+from sandpit.node.commands import CommandFailed, run, save, tied
 from sandpit.node.processes import ProcessId
 from sandpit.node.runtime import oci
 from sandpit.node.runtime.base import Plan, RuntimeFailed
@@ -49,6 +49,7 @@ _SENTRY_MEMORY_MB = 128
 """Room for the sentry and the gofer in the sandbox's memory limit."""
 _MKFS_SECONDS = 900.0
 _START_SECONDS = 120.0
+_EXPORT_SECONDS = 600.0
 _CHECKPOINT_SECONDS = 600.0
 """Gibibytes of memory on a slow disk."""
 _FROZEN = "paused"
@@ -175,6 +176,14 @@ class Gvisor:
     async def copy_disk(self, bundle: Path, target: Path) -> bool:
         """See Runtime. What was written is in the sandbox's memory file: only the sandbox can read it."""
         return False
+
+    async def export_disk(self, container_id: str, target: Path, limit: int) -> None:
+        """See Runtime. Another process is started in the sandbox."""
+        command = (str(self._binary), "--root", str(self._state_dir), *FLAGS, "exec", container_id)
+        try:
+            await save(*command, *oci.guest_command("export"), target=target, limit=limit, timeout=_EXPORT_SECONDS)
+        except CommandFailed as error:
+            raise RuntimeFailed(f"the disk of container {container_id} could not be read: {error}") from error
 
     def written(self, bundle: Path) -> Path | None:
         """See Runtime. Only the sandbox can see it."""

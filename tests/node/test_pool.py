@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.machines import RUNTIMES, Machine
+from tests.machines import RUNTIMES, Machine, wait_for
 from tests.node.conftest import base
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 
 @pytest.fixture(params=RUNTIMES)
@@ -21,13 +20,6 @@ def pooled(request: pytest.FixtureRequest, built_images: None) -> Iterator[Machi
     yield machine
     machine.stop()
     machine.remove()
-
-
-def wait_for(what: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 def containers(machine: Machine) -> set[str]:

@@ -54,12 +54,6 @@ class SandboxFailedError(ControlError):
     status = 500
 
 
-class NotSupportedError(ControlError):
-    """This server cannot do that (yet)."""
-
-    status = 501
-
-
 class BusyError(ControlError):
     """No capacity now. Raised before any side effect, so the caller may repeat."""
 

@@ -222,7 +222,7 @@ class BuildService:
             outcome = BuildFailed(str(error), "finalize")
         except asyncio.CancelledError as error:
             outcome = BuildFailed(str(error) or CANCELLED, "finalize")
-        except Exception as error:
+        except Exception as error:  # a defect of ours must not leave the build "building" for ever
             log.exception("build %s failed", spec.build_id)
             outcome = BuildFailed(f"the server failed to build this: {type(error).__name__}, see its log", "finalize")
         flushing.cancel()

@@ -67,6 +67,8 @@ class Sandbox:
     """Set when its end is wanted, so that its death is no news."""
     responsive: bool = True
     """Whether its agent answered when it was last asked to prepare for a snapshot."""
+    measured: tuple[float, float] | None = None
+    """When it was last measured (unix seconds), and the CPU time that it had used by then (seconds)."""
 
     @property
     def address(self) -> str:

@@ -35,7 +35,7 @@ from sandpit.node.contract import (
 from sandpit.node.dns import DnsRelay
 from sandpit.node.firewall import Firewall
 from sandpit.node.launcher import Launcher, Sandbox
-from sandpit.node.meter import Meter
+from sandpit.node.meter import measure
 from sandpit.node.names import NameRules
 from sandpit.node.pools import Pools
 from sandpit.node.runtime.base import Runtime
@@ -68,7 +68,6 @@ class LocalNode:
         self._admission = Admission(config)
         parts = Parts(config, self._launcher, self._templates, self._admission, self._slots, self._firewall)
         self._builder = make_builder(parts)
-        self._meter = Meter()
         self._tasks = Tasks()
         """Work that must come to its end: cleaning up."""
         self._standing = Tasks()
@@ -294,6 +293,6 @@ class LocalNode:
         """See Node."""
         sandbox = self._get(sandbox_id)
         try:
-            return await asyncio.to_thread(self._meter.read, sandbox, time.time())
+            return await asyncio.to_thread(measure, sandbox, time.time())
         except OSError as error:
             raise NodeError(f"sandbox {sandbox_id} cannot be measured: {error}") from error

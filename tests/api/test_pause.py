@@ -306,6 +306,26 @@ async def test_a_pause_that_cannot_be_written_down(
     assert await state(client, auto) == "running"
 
 
+async def test_a_kill_is_tried_again_whatever_is_written_down(
+    client: httpx.AsyncClient, control: ControlPlane, node: MemoryNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox_id = (await create(client))["sandboxID"]
+    close = records.close_sandbox
+
+    def fail(*_: object) -> Sandbox:
+        raise OperationalError("UPDATE sandboxes", {}, Exception("disk I/O error"))
+
+    monkeypatch.setattr("sandpit.control.ending.KILL_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(records, "pause_sandbox", fail)
+    monkeypatch.setattr(records, "close_sandbox", fail)
+    assert (await post(client, sandbox_id, "pause")).status_code == 500
+    assert (await client.delete(f"/sandboxes/{sandbox_id}")).status_code == 500
+    monkeypatch.setattr(records, "close_sandbox", close)
+    while sandbox_id in node.kept:
+        await asyncio.sleep(0.01)
+    assert (await client.get(f"/sandboxes/{sandbox_id}")).status_code == 404
+
+
 async def test_a_sandbox_that_cannot_be_paused_does_not_outlive_its_session(
     client: httpx.AsyncClient, control: ControlPlane, node: MemoryNode
 ) -> None:

@@ -101,7 +101,7 @@ class SleepService:
 
     async def time_out(self, live: Live, *, only_when_due: bool) -> None:
         """A sandbox's time is over: pause it if that was asked for, else end it."""
-        if live.unrecorded is not None:
+        if live.state == "paused" and live.unrecorded is not None:
             await self._pausing.record_again(live)
             return
         if not live.pauses or live.state not in ("running", "pausing"):
@@ -114,20 +114,21 @@ class SleepService:
         except ConflictError:
             return  # somebody else paused or ended it
         except (ControlError, SQLAlchemyError) as error:
-            if (
-                live.state == "running"
-                and isinstance(error, BusyError)
-                and self._core.expiry.now() > live.last_deadline
-            ):
-                # Whoever has root in a sandbox can keep its agent from answering: it must not live for ever by that.
-                log.warning("sandbox %s ends, its session is over and it cannot be paused: %s", live.sandbox_id, error)
-                await self._ending.end(live, "timeout")
+            if live.state == "running" and await self._outlived(live, error):
                 return
-            if live.state == "running":
-                log.warning("sandbox %s goes on, it could not be paused at its timeout: %s", live.sandbox_id, error)
-                self._core.expiry.set(live.sandbox_id, self._core.expiry.now() + PAUSE_RETRY_SECONDS)
             if not only_when_due:
                 raise
+
+    async def _outlived(self, live: Live, error: Exception) -> bool:
+        """A sandbox could not be paused at its timeout: it goes on, or is ended (True) if its session is over, too."""
+        if isinstance(error, BusyError) and self._core.expiry.now() > live.last_deadline:
+            # Whoever has root in a sandbox can keep its agent from answering: it must not live for ever by that.
+            log.warning("sandbox %s ends, its session is over and it cannot be paused: %s", live.sandbox_id, error)
+            await self._ending.end(live, "timeout")
+            return True
+        log.warning("sandbox %s goes on, it could not be paused at its timeout: %s", live.sandbox_id, error)
+        self._core.expiry.set(live.sandbox_id, self._core.expiry.now() + PAUSE_RETRY_SECONDS)
+        return False
 
     async def wake(self, sandbox_id: str) -> None:
         """A request came for a sandbox that is held, which is waited for, or asleep. Raises: WakeRefusedError."""

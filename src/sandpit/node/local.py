@@ -179,7 +179,9 @@ class LocalNode:
             try:
                 return await self._hand_out(pooled, spec, warm=True)
             except (AgentUnavailable, OSError) as error:
-                if isinstance(error, OSError) and pooled.process.alive():
+                # Files of a process that is dying are gone before it counts as dead.
+                dying = isinstance(error, FileNotFoundError | ProcessLookupError) or not pooled.process.alive()
+                if isinstance(error, OSError) and not dying:
                     raise
                 log.warning("a waiting sandbox of %s does not answer, taking another: %s", spec.build_id, error)
         return await self._hand_out(await self._starter.from_template(spec.build_id, spec.tenant), spec, warm=False)

@@ -70,7 +70,7 @@ async def test_a_paused_sandbox_comes_back_as_it_was(create: Create, flavour: Fl
     handle = await got(sandbox.commands.run(echo, background=True, stdin=True, timeout=0))
     await got(sandbox.commands.run("sleep 2 && echo done > slept", background=True, timeout=0))
 
-    assert await got(sandbox.pause()) is True
+    assert await got(sandbox.pause(strict=True)) is True
     assert await got(sandbox.pause()) is False
     assert await got(sandbox.is_running()) is False
     info = await got(sandbox.get_info())

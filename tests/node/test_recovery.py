@@ -9,11 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.machines import REPOSITORY, Machine
+from tests.machines import REPOSITORY, Machine, wait_for
 from tests.node.conftest import base
 
 from sandpit.node import cgroups
@@ -35,13 +34,6 @@ def own(built_images: None, runtime: str) -> Iterator[Machine]:
     yield machine
     machine.stop()
     machine.remove()
-
-
-def wait_for(what: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 def test_sandboxes_go_on_without_their_node(own: Machine) -> None:

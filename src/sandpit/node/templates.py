@@ -22,7 +22,7 @@ from sandpit.node.images import Image
 from sandpit.node.launcher import Launcher, Sandbox, Source
 from sandpit.node.processors import processor_features
 from sandpit.node.quiet import quiesce
-from sandpit.node.runtime import oci
+from sandpit.node.selftest import self_test
 from sandpit.node.start_command import Report, StartCommand, unless_it_fails
 from sandpit.node.trust import GUEST_BUNDLE
 
@@ -35,37 +35,6 @@ _RUNTIME_MB = 24
 _REHEARSAL_SECONDS = 5.0
 _SETTLE_SECONDS = 15.0
 """How long a start command without a ready command gets before the snapshot (documentation of 2024)."""
-
-
-_SELF_TEST = """
-import os, sys, time
-
-def child(work):
-    pid = os.fork()
-    if pid == 0:
-        work()
-        os._exit(0)
-    return pid
-
-def pump(source, target):
-    while data := os.read(source, 4096):
-        os.write(target, data)
-
-for _ in range(3):
-    sleepers = [child(lambda: time.sleep(0.05)) for _ in range(20)]
-    first, second = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
-    stages = [child(lambda: os.write(first[1], bytes(9999)))]
-    os.close(first[1])
-    stages.append(child(lambda: pump(first[0], second[1])))
-    os.close(second[1])
-    size = 0
-    while data := os.read(second[0], 4096):
-        size += len(data)
-    states = [os.waitpid(pid, 0)[1] for pid in sleepers + stages]
-    if any(states) or size != 9999:
-        sys.exit(f"{size} bytes of 9999, statuses {states}")
-"""
-"""Background processes and a pipeline, several times, with the guest's own Python: an image need not have a shell."""
 
 
 class Templates:
@@ -144,11 +113,7 @@ class Templates:
         try:
             await self.start_up(sandbox, report)
         finally:
-            await asyncio.shield(self._finish(sandbox))
-
-    async def _finish(self, sandbox: Sandbox) -> None:
-        await self._launcher.end(sandbox)
-        await self._launcher.tidy(sandbox)
+            await asyncio.shield(self._launcher.discard(sandbox))
 
     async def start_up(self, sandbox: Sandbox, report: Report | None = None) -> None:
         """Bring a freshly booted sandbox to where its template's snapshot is taken. Raises: NodeError."""
@@ -210,21 +175,6 @@ class Templates:
             async with asyncio.timeout(_REHEARSAL_SECONDS):
                 await sandbox.agent.run(f"bash -l -c : ; {image.ready_cmd or ':'}", user=image.user)
 
-    async def _self_test(self, sandbox: Sandbox) -> None:
-        """Refuse a runtime that cannot run real programs: some builds start, and fail with the first background job. Raises: NodeError."""
-        release = self._launcher.runtime_of(sandbox.image).release()
-        passed = self._config.data_dir / "selftest" / release
-        if passed.exists():
-            return
-        status, output = await sandbox.agent.run([*oci.GUEST_PYTHON, "-c", _SELF_TEST], user="root")
-        if status:
-            raise NodeError(
-                f"the {sandbox.runtime} release {release[:12]} does not run programs reliably (self-test: status {status}, "
-                f"{output.strip()[-500:]}): install another release, see `sandpit doctor`"
-            )
-        passed.parent.mkdir(parents=True, exist_ok=True)
-        passed.touch()
-
     def _key(self, image: Image) -> str:
         """Names a snapshot by all that it depends on."""
         runtime = self._launcher.runtime_of(image)
@@ -250,13 +200,13 @@ class Templates:
         sandbox = await self._launcher.launch(cold)
         try:
             await self.start_up(sandbox, report)
-            await self._self_test(sandbox)
-            await self.rehearse(sandbox)
             runtime = self._launcher.runtime_of(cold.image)
+            await self_test(sandbox, runtime, self._config.data_dir / "selftest")
+            await self.rehearse(sandbox)
             await quiesce(sandbox)
             await runtime.checkpoint(sandbox.container_id, staging, leave_running=False)
         finally:
-            await asyncio.shield(self._finish(sandbox))
+            await asyncio.shield(self._launcher.discard(sandbox))
         size = sum(path.stat().st_size for path in staging.iterdir())
         manifest = {
             "build_id": cold.image.build_id,

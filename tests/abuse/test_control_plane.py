@@ -9,6 +9,7 @@ import httpx
 import pytest
 from tests.abuse.front import FrontBox, head, raw
 
+from sandpit.api import missing
 from sandpit.api.app import ROUTES
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ BODIES: dict[str, Any] = {
     "/sandboxes/{id:segment}/connect": {"timeout": 10},
     "/api-keys/{id:segment}": {"name": "stolen"},
 }
+# The others say 501 to everybody who has a key, whatever the request.
+DOING = [route for route in ROUTES if route not in missing.ROUTES]
 # Of a sandbox that is not one's own there are no lines, rather than a 404.
 WITHOUT_OWNER = {"/sandboxes/{id:segment}/logs"}
 HOSTILE_IDS = [
@@ -109,7 +112,7 @@ def test_another_teams_token_opens_no_agent(live: Live, create: Create) -> None:
             assert http.post("/process.Process/List", json={}, headers=headers).status_code == 401
 
 
-@pytest.mark.parametrize("route", [route for route in ROUTES if "{" in route.path], ids=name)
+@pytest.mark.parametrize("route", [route for route in DOING if "{" in route.path], ids=name)
 def test_ids_that_cannot_be(live: Live, route: ApiRoute) -> None:
     for hostile in HOSTILE_IDS:
         request = head(route.method, filled(route, hostile), ("X-API-KEY", live.key), ("Content-Length", "2")) + b"{}"
@@ -147,7 +150,7 @@ def test_timeouts_that_are_none(live: Live, box: FrontBox, number: str) -> None:
     assert live.api.get(own).json() == before
 
 
-@pytest.mark.parametrize("route", [route for route in ROUTES if route.method not in ("GET", "DELETE")], ids=name)
+@pytest.mark.parametrize("route", [route for route in DOING if route.method not in ("GET", "DELETE")], ids=name)
 def test_bodies_that_are_none(live: Live, box: FrontBox, route: ApiRoute) -> None:
     deep = b"[" * 200_000
     objects = b'{"templateID":"base","mcp":' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000 + b"}"

@@ -50,9 +50,9 @@ def templates(team: Team) -> Iterator[None]:
         Sandbox.delete_snapshot(snapshot.snapshot_id)
 
 
-def problem(name: str, code: str, team: Team, folder: Path) -> str | None:
+def problem(name: str, code: str, team: Team, folder: Path, **variables: str) -> str | None:
     """Run an example; what it did not do as it says, if anything."""
-    environment = {**team.variables, "PYTHONPATH": str(REPOSITORY / "src"), "PATH": "/usr/bin:/bin"}
+    environment = {**team.variables, **variables, "PYTHONPATH": str(REPOSITORY / "src"), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=environment,
@@ -88,6 +88,7 @@ def run_all(examples: dict[str, str], team: Team, folder: Path) -> None:
 def test_examples_of_2024(prefix: str, team: Team, templates: None, tmp_path: Path) -> None:
     examples = {path.stem: path.read_text() for path in EXAMPLES.glob("*.py") if group(path.stem) == prefix}
     assert len(examples) >= 6
+    examples.pop("bucket", None)  # needs one: test_buckets.py
     run_all(examples, team, tmp_path)
 
 

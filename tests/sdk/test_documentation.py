@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.cli.user import until
 from tests.machines import REPOSITORY
 
 from sandpit import CodeInterpreter, Sandbox
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 EXAMPLES = REPOSITORY / "examples/docs_2024"
 PAGES = (REPOSITORY / "docs/sdk.md", REPOSITORY / "README.md")
 GROUPS = ("interpreter", "filesystem", "process", "")
-SERVER = "while :; do echo serving; echo warning >&2; sleep 0.2; done"
+SERVER = "echo starting; n=0; while :; do n=$((n + 1)); echo serving $n; echo warning >&2; sleep 0.2; done"
 
 pytestmark = pytest.mark.usefixtures("tidy")
 
@@ -87,9 +88,18 @@ def run_all(examples: dict[str, str], team: Team, folder: Path) -> None:
 @pytest.mark.parametrize("prefix", GROUPS, ids=lambda prefix: prefix or "others")
 def test_examples_of_2024(prefix: str, team: Team, templates: None, tmp_path: Path) -> None:
     examples = {path.stem: path.read_text() for path in EXAMPLES.glob("*.py") if group(path.stem) == prefix}
-    assert len(examples) >= 6
     examples.pop("bucket", None)  # needs one: test_buckets.py
+    assert len(examples) >= 6
     run_all(examples, team, tmp_path)
+
+
+def test_the_start_command_from_its_beginning(templates: None) -> None:
+    lines: list[str] = []
+    with Sandbox("my-agent-sandbox", on_stdout=lambda message: lines.append(message.line)) as sandbox:
+        first = until(lambda: len(lines))
+        until(lambda: len(lines) > first + 5)
+        sandbox.kill()
+    assert lines == ["starting", *(f"serving {number}" for number in range(1, len(lines)))]
 
 
 @pytest.mark.timeout(120)

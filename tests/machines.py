@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
@@ -28,7 +29,7 @@ from sandpit.node.images import Image
 from sandpit.node.local import LocalNode
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
 T = TypeVar("T")
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -36,6 +37,7 @@ RUNTIMES = ("gvisor", "crun")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _numbers = itertools.count(1)
 _network_numbers = itertools.count(os.getpid() % 64)
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 def _base36(number: int) -> str:
@@ -50,6 +52,14 @@ RUN = f"t{_base36(os.getpid() % 36**3)}"
 """Every node of this test run has a name that begins with this; `x` and its number follow."""
 ROOT = Path(tempfile.gettempdir()) / f"sandpit-{RUN}"
 """Everything that this test run's nodes keep on disk."""
+
+
+def wait_for(what: Callable[[], object], seconds: float = 30) -> None:
+    """Return as soon as `what` is true."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
 
 
 def cache_dir() -> Path:
@@ -76,8 +86,8 @@ def new_name() -> str:
 
 
 def new_network() -> IPv4Network:
-    """256 addresses that no other node of this run has."""
-    return IPv4Network(f"10.{192 + (os.getpid() >> 6) % 8}.{next(_network_numbers) % 256}.0/24")
+    """256 addresses that no other node of this run has, in no worker of it."""
+    return IPv4Network(f"10.{192 + (os.getpid() >> 6) % 8 + 8 * (_WORKER % 8)}.{next(_network_numbers) % 256}.0/24")
 
 
 def new_directories(name: str) -> tuple[Path, Path]:

@@ -31,13 +31,13 @@ for i in $(seq 200); do read pid now < /run/count; [ "$now" -gt "$before" ] && b
 [ "$now" -gt "$before" ] && echo $pid $before
 """
 PAUSE = (
-    "after SleepService._set_state",
+    "after Pausing._set_state",
     "after Gvisor.freeze",
     "after Gvisor.checkpoint",
     "after SnapshotStore.hide",
     "after SnapshotStore.commit",
     "after pause_sandbox",
-    "after SleepService._record_pause",
+    "after Pausing.record",
 )
 RESUME = (
     "after Launcher.launch",
@@ -48,7 +48,7 @@ RESUME = (
 )
 KEPT = ("after SnapshotStore.commit", "after pause_sandbox")
 """From here on the snapshot is the sandbox."""
-SNAPSHOT = ("after Gvisor.checkpoint", "after SnapshotStore.commit", "after _record")
+SNAPSHOT = ("after Gvisor.checkpoint", "after SnapshotStore.commit", "after new_snapshot")
 FORK = ("after SnapshotStore.commit", "after Launcher.launch", "before LocalNode.remove_snapshot")
 
 
@@ -182,7 +182,7 @@ def test_pause_without_memory(victim: Victim) -> None:
 @pytest.mark.parametrize("victim", ["crun"], indirect=True)
 def test_pause_of_a_disk_image(victim: Victim) -> None:
     """Its file system is frozen meanwhile, and must be thawed by the next server."""
-    for fault in ("after Crun.freeze", "after _copy_image", "after SnapshotStore.commit", "after pause_sandbox"):
+    for fault in ("after Crun.freeze", "after copy", "after SnapshotStore.commit", "after pause_sandbox"):
         victim.mark()
         victim.crash(fault, "pause")
         assert victim.check(processes=False) == ("paused" if fault in KEPT else "running")

@@ -70,6 +70,8 @@ class MemoryNode:
         self.killed: list[str] = []
         self.kept: dict[str, SnapshotInfo] = {}
         self.fail_snapshot: NodeError | None = None
+        self.mute: set[str] = set()
+        """Sandboxes whose agent does not answer."""
         self.hold_snapshot: asyncio.Event | None = None
         self.saving = asyncio.Event()
         self.running = False
@@ -129,8 +131,8 @@ class MemoryNode:
     async def announce_snapshot(self, sandbox_id: str) -> None:
         if sandbox_id not in self.machine:
             raise UnknownSandbox(f"sandbox {sandbox_id} is not on this node")
-        if isinstance(self.fail_snapshot, AgentUnresponsive):
-            raise self.fail_snapshot
+        if sandbox_id in self.mute:
+            raise AgentUnresponsive("no answer")
 
     async def snapshot(self, sandbox_id: str, snapshot_id: str, *, memory: bool, end: bool) -> SnapshotInfo:
         self.saving.set()
@@ -140,7 +142,8 @@ class MemoryNode:
             raise self.fail_snapshot
         if sandbox_id not in self.machine:
             raise UnknownSandbox(f"sandbox {sandbox_id} is not on this node")
-        info = SnapshotInfo(snapshot_id, self.machine[sandbox_id].build_id, memory, 1 << 20)
+        responsive = sandbox_id not in self.mute or not memory
+        info = SnapshotInfo(snapshot_id, self.machine[sandbox_id].build_id, memory, 1 << 20, responsive)
         self.kept[snapshot_id] = info
         if end:
             del self.machine[sandbox_id]

@@ -7,13 +7,15 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 from tests.api.conftest import api_client
 from tests.api.test_lifecycle import create, detail, lifetime
 
+from sandpit.control import records
 from sandpit.control.app import ControlPlane
 from sandpit.edge.directory import WakeRefusedError
-from sandpit.node.contract import AgentUnresponsive, CapacityExhausted, NodeError
-from sandpit.store.models import Team
+from sandpit.node.contract import CapacityExhausted, NodeError
+from sandpit.store.models import Sandbox, Team
 
 if TYPE_CHECKING:
     import httpx
@@ -225,35 +227,119 @@ async def test_what_happens_when_its_time_is_over(client: httpx.AsyncClient, nod
     assert (await post(client, ended, "resume")).status_code == 404
 
 
-@pytest.mark.parametrize(("error", "status"), [(NodeError("disk full"), 500), (AgentUnresponsive("no answer"), 503)])
+@pytest.mark.parametrize("mute", [False, True])
 async def test_a_pause_that_fails(
-    client: httpx.AsyncClient, control: ControlPlane, node: MemoryNode, error: NodeError, status: int
+    client: httpx.AsyncClient, control: ControlPlane, node: MemoryNode, mute: bool
 ) -> None:
     sandbox_id = (await create(client, timeout=100))["sandboxID"]
     before = await detail(client, sandbox_id)
-    node.fail_snapshot = error
-    for action in ("pause", "snapshots", "fork"):
-        response = await post(client, sandbox_id, action)
-        assert (response.status_code, str(error) in response.json()["message"]) == (status, True), action
+    if mute:
+        node.mute.add(sandbox_id)
+    else:
+        node.fail_snapshot = NodeError("disk full")
+    expected, status = ("no answer", 503) if mute else ("disk full", 500)
+    for action, body in (
+        ("pause", {"requireHealthyGuest": True}), ("pause", {"memory": False}), ("snapshots", {}), ("fork", {}),
+    ):  # fmt: skip
+        response = await post(client, sandbox_id, action, body)
+        assert (response.status_code, expected in response.json()["message"]) == (status, True), action
         assert "error_code" not in response.json(), "the clients' code says that it is paused and needs a reboot"
     assert await detail(client, sandbox_id) == before
     target = control.directory.find(sandbox_id)
     assert target is not None
     assert target.state == "running"
     node.fail_snapshot = None
+    node.mute.clear()
+    assert (await post(client, sandbox_id, "pause", {"requireHealthyGuest": True})).status_code == 204
+    assert "envdUnresponsiveAtPause" not in await detail(client, sandbox_id)
+
+
+async def test_an_agent_that_does_not_answer_is_noted(
+    client: httpx.AsyncClient, control: ControlPlane, node: MemoryNode
+) -> None:
+    """Its memory would bring the same agent back, so only a boot resumes it: not a plain resume, not a request."""
+    sandbox_id = (await create(client, **AUTO))["sandboxID"]
+    node.mute.add(sandbox_id)
     assert (await post(client, sandbox_id, "pause")).status_code == 204
+    shown = await detail(client, sandbox_id)
+    assert (shown["state"], shown["pauseMode"], shown["envdUnresponsiveAtPause"]) == ("paused", "full", True)
+    [listed] = (await client.get("/v2/sandboxes")).json()
+    assert listed["envdUnresponsiveAtPause"] is True
+    assert control.directory.find(sandbox_id) is None
+    for action, body in (("connect", {"timeout": 10}), ("resume", {})):
+        refused = await post(client, sandbox_id, action, body)
+        assert refused.status_code == 409
+        assert refused.json()["error_code"] == "sandbox_snapshot_guest_agent_unresponsive"
+    assert await state(client, sandbox_id) == "paused"
+    assert (await post(client, sandbox_id, "connect", {"timeout": 10, "memory": False})).status_code == 201
+    assert node.machine[sandbox_id].memory is False
+    assert "envdUnresponsiveAtPause" not in await detail(client, sandbox_id)
+
+
+async def test_a_pause_that_cannot_be_written_down(
+    client: httpx.AsyncClient, control: ControlPlane, node: MemoryNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has happened: a request resumes the sandbox as soon as the database takes records again, and the record is made good."""
+    plain, auto = (await create(client))["sandboxID"], (await create(client, **AUTO))["sandboxID"]
+    broken = OperationalError("UPDATE sandboxes", {}, Exception("disk I/O error"))
+    write = records.pause_sandbox
+
+    def fail(*_: object) -> Sandbox:
+        raise broken
+
+    monkeypatch.setattr("sandpit.control.pausing.RECORD_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(records, "pause_sandbox", fail)
+    for sandbox_id in (plain, auto):
+        assert (await post(client, sandbox_id, "pause")).status_code == 500
+        assert await state(client, sandbox_id) == "paused"
+        assert sandbox_id in node.kept
+    assert control.directory.find(plain) is None
+    with pytest.raises(WakeRefusedError) as refused:
+        await control.directory.wake(auto)
+    assert refused.value.status == 500
+    monkeypatch.setattr(records, "pause_sandbox", write)
+    while "pauseMode" not in await detail(client, plain):
+        await asyncio.sleep(0.01)
+    found = await control.directory.wake(auto)
+    assert found is not None
+    assert found.state == "running"
+    assert await state(client, auto) == "running"
+
+
+async def test_a_kill_is_tried_again_whatever_is_written_down(
+    client: httpx.AsyncClient, control: ControlPlane, node: MemoryNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox_id = (await create(client))["sandboxID"]
+    close = records.close_sandbox
+
+    def fail(*_: object) -> Sandbox:
+        raise OperationalError("UPDATE sandboxes", {}, Exception("disk I/O error"))
+
+    monkeypatch.setattr("sandpit.control.ending.KILL_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(records, "pause_sandbox", fail)
+    monkeypatch.setattr(records, "close_sandbox", fail)
+    assert (await post(client, sandbox_id, "pause")).status_code == 500
+    assert (await client.delete(f"/sandboxes/{sandbox_id}")).status_code == 500
+    monkeypatch.setattr(records, "close_sandbox", close)
+    while sandbox_id in node.kept:
+        await asyncio.sleep(0.01)
+    assert (await client.get(f"/sandboxes/{sandbox_id}")).status_code == 404
 
 
 async def test_a_sandbox_that_cannot_be_paused_does_not_outlive_its_session(
     client: httpx.AsyncClient, control: ControlPlane, node: MemoryNode
 ) -> None:
-    """Root in a sandbox can stop its agent. A failure that is ours, a full disk, ends no sandbox."""
-    mute, full = [str((await create(client, timeout=100, autoPause=True))["sandboxID"]) for _ in range(2)]
+    """Root in a sandbox can stop its agent, without which its files cannot be kept. A failure that is ours, a full disk, ends none."""
+    mute, full = [
+        str((await create(client, timeout=100, autoPause=True, autoPauseMemory=memory))["sandboxID"])
+        for memory in (False, True)
+    ]
+    node.mute.add(mute)
     lives = {sandbox_id: control._core.live.get(sandbox_id) for sandbox_id in (mute, full)}
     for last_deadline_over, error, sandbox_id, state_after in (
-        (False, AgentUnresponsive("no answer"), mute, 200),
+        (False, None, mute, 200),
         (True, NodeError("disk full"), full, 200),
-        (True, AgentUnresponsive("no answer"), mute, 404),
+        (True, None, mute, 404),
     ):
         node.fail_snapshot = error
         live = lives[sandbox_id]

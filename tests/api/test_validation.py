@@ -38,6 +38,7 @@ BAD_FIELDS: list[dict[str, Any]] = [
     {"autoPause": True, "autoPauseMemory": False, "autoResume": {"enabled": True}},
     {"iam": {"tokens": {"t": {"audience": "a", "tokenType": "jwt"}}}},
     {"volumeMounts": [{"name": "v", "path": "/v"}]},
+    {"sidecars": [{"entry": "valkey"}]},
     {"mcp": 5},
     {"network": 5},
     {"network": {"rules": {"a.com": []}}},
@@ -71,7 +72,7 @@ GOOD_FIELDS: list[dict[str, Any]] = [
     {"timeout": 24 * 3600},
     {"timeout": None, "metadata": None, "envVars": None, "network": None, "mcp": None},
     {"mcp": {"server": {"key": "value"}}},
-    {"iam": {"tokens": {}}, "volumeMounts": []},
+    {"iam": {"tokens": {}}, "volumeMounts": [], "sidecars": []},
     {"autoPause": False},
     {"network": {}},
     {"network": {"rules": {}, "egressProxy": None}},
@@ -209,3 +210,17 @@ async def test_browsers_may_call(client: httpx.AsyncClient) -> None:
     assert preflight.headers["access-control-allow-origin"] == "*"
     answer = await client.get("/v2/sandboxes", headers={"Origin": "https://app.example"})
     assert "X-Next-Token" in answer.headers["access-control-expose-headers"]
+
+
+async def test_the_template_that_clients_ask_for_with_mcp(client: httpx.AsyncClient) -> None:
+    response = await client.post("/v2/sandboxes", json={"templateID": "mcp-gateway", "mcp": {"exa": {}}})
+    check_error(response, 404)
+    assert "build a template of this name" in response.json()["message"]
+
+
+async def test_volumes_and_secrets_are_not_there(client: httpx.AsyncClient) -> None:
+    """An error of its own: a 404 would say that this one volume does not exist."""
+    for method, path in (("POST", "/volumes"), ("GET", "/volumes/v"), ("GET", "/secrets"), ("DELETE", "/secrets/s")):
+        response = await client.request(method, path)
+        check_error(response, 501)
+        assert "this server" in response.json()["message"]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandpit.build.layers import Layer, mount_layers, unmount
+from sandpit.build.layers import Layer
+from sandpit.node import mounts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,15 +19,13 @@ Run = Callable[..., str]
 
 def in_root(lower: list[Layer], work: Path) -> Iterator[Run]:
     """Runs bash login shells as `user` in the image, with a writable layer on top that is thrown away."""
-    image, upper, root = work / "image", work / "tmpfs", work / "root"
+    upper, root = work / "tmpfs", work / "root"
     for folder in (upper, root):
         folder.mkdir()
-    mount_layers(lower, image)
     subprocess.run(["mount", "-t", "tmpfs", "none", upper], check=True)
     for name in ("up", "wk"):
         (upper / name).mkdir()
-    options = f"lowerdir={image},upperdir={upper}/up,workdir={upper}/wk"
-    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, root], check=True)
+    mounts.overlay(root, [layer.fs for layer in lower], upper / "up", upper / "wk")
     subprocess.run(["mount", "-t", "proc", "proc", root / "proc"], check=True)
     subprocess.run(["mount", "--bind", "/dev", root / "dev"], check=True)
 
@@ -41,8 +40,8 @@ def in_root(lower: list[Layer], work: Path) -> Iterator[Run]:
     try:
         yield run
     finally:
-        for point in (root / "dev", root / "proc", root, upper, image):
-            unmount(point)
+        for point in (root / "dev", root / "proc", root, upper):
+            mounts.unmount(point)
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,7 @@ from sandpit.build.layers import (
     LayerError,
     LayerStore,
     layer_key,
-    make_opaque,
-    mount_layers,
     remove_tree,
-    unmount,
-    whiteout,
 )
 
 if TYPE_CHECKING:
@@ -109,48 +105,6 @@ def test_chain_tells_what_is_missing(tmp_path: Path) -> None:
     make(store, "top", "gone", {})
     with pytest.raises(LayerError, match="gone is missing"):
         store.chain("top")
-
-
-@needs_root
-def test_stack_hides_and_replaces(tmp_path: Path) -> None:
-    store = LayerStore(tmp_path)
-    make(store, "low", None, {"keep": "1", "replace": "1", "delete": "1", "folder/old": "1"})
-
-    def upper(fs: Path) -> None:
-        (fs / "replace").write_text("2")
-        whiteout(fs / "delete")
-        (fs / "folder").mkdir()
-        (fs / "folder/new").write_text("2")
-        make_opaque(fs / "folder")
-
-    store.ensure("top", parent="low", step="test", produce=upper)
-    target = tmp_path / "merged"
-    mount_layers(store.chain("top"), target)
-    try:
-        seen = {str(p.relative_to(target)): p.read_text() for p in target.rglob("*") if p.is_file()}
-        assert seen == {"keep": "1", "replace": "2", "folder/new": "2"}
-        with pytest.raises(OSError, match="Read-only"):
-            (target / "x").write_text("")
-    finally:
-        unmount(target)
-    assert list(target.iterdir()) == []
-
-
-@needs_root
-def test_one_layer_mounts_too(tmp_path: Path) -> None:
-    layer = make(LayerStore(tmp_path), "only", None, {"a": "1"})
-    mount_layers([layer], tmp_path / "m")
-    try:
-        assert (tmp_path / "m/a").read_text() == "1"
-    finally:
-        unmount(tmp_path / "m")
-
-
-@needs_root
-def test_too_many_layers_is_an_error_with_a_way_out(tmp_path: Path) -> None:
-    layer = make(LayerStore(tmp_path), "only", None, {})
-    with pytest.raises(LayerError, match="squash"):
-        mount_layers([layer] * 500, tmp_path / "m")
 
 
 @needs_root

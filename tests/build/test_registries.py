@@ -16,8 +16,8 @@ from tests.machines import RUNTIMES, Box, Machine, cache_dir, image, own_layers
 from tests.node.outside import CLOSED, PUBLIC, Outside
 
 from sandpit.build.debian import PackageCache
+from sandpit.build.manifests import ImageRefused, contents
 from sandpit.build.references import parse
-from sandpit.build.registry import ImageRefused, contents
 from sandpit.node.agent import AgentUnavailable
 from sandpit.node.contract import BuildFailed, BuildSpec, BuildStep, TemplateImage
 from sandpit.node.contract import Registry as Login

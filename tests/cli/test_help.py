@@ -123,3 +123,18 @@ def test_misuse_is_status_2_without_a_traceback(cli: Cli, arguments: list[str]) 
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_without_its_packages_it_says_what_to_install() -> None:
+    """As after `pip install .`: Python sees Sandpit, and no other package."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-P", "-m", "sandpit.cli", "sandbox", "list"],
+        env={"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    first, hint = done.stderr.splitlines()
+    assert first == "error: this command needs the package 'typer', which is not installed"
+    assert hint.startswith(f" hint: {sys.executable} -m pip install 'sandpit[cli]'")

@@ -230,9 +230,12 @@ async def test_charts(sandbox: Sandbox) -> None:
     assert [(one.label, one.points) for one in scatter.elements] == [("a", [(1, 3), (2, 4)]), ("b", [(5, 6)])]
     pie = await run_chart(sandbox, "plt.pie([90, 10], labels=['Most', 'Few, really'])")
     assert [(one.label, one.angle, one.radius) for one in pie.elements] == [("Most", 324, 1), ("Few, really", 36, 1)]
-    box = await run_chart(sandbox, "plt.boxplot([[1, 2, 3, 4, 50], [2, 3, 4, 5, 6]], patch_artist=True)")
-    assert box.type == ChartType.BOX_AND_WHISKER
-    assert [(one.median, one.outliers) for one in box.elements] == [(3, [50]), (4, [])]
+    for notch in (False, True):
+        code = f"plt.boxplot([[1, 2, 3, 4, 50], [2, 3, 4, 5, 6]], patch_artist=True, notch={notch})"
+        box = await run_chart(sandbox, code)
+        assert box.type == ChartType.BOX_AND_WHISKER
+        quartiles = [(one.first_quartile, one.median, one.third_quartile, one.outliers) for one in box.elements]
+        assert quartiles == [(2, 3, 4, [50]), (3, 4, 5, [])]
     both = await run_chart(
         sandbox, "f, (a, b) = plt.subplots(1, 2); f.suptitle('S'); a.plot([1, 2]); b.scatter([1], [2])"
     )
@@ -375,12 +378,12 @@ def test_kernels_that_die(clients: dict[str, str]) -> None:
 
 
 def test_services_that_die(clients: dict[str, str]) -> None:
-    """Whatever root in the sandbox kills, code runs again."""
+    """Whatever root in the sandbox kills, code runs again. The service has the names of E2B's two, for who looks for them."""
     health = "curl -s -o /dev/null -w '%{http_code}' http://0.0.0.0:49999/health"
     with ci.Sandbox.create() as sandbox:
         assert sandbox.commands.run(health).stdout == "200"
         sandbox.run_code("kept = 1")
-        sandbox.commands.run("pkill -9 -f 'run.py interpreter'", user="root")
+        sandbox.commands.run("pkill -9 -f 'run.py interpreter .*[j]upyter-server.*uvicorn main:app'", user="root")
         sandbox.commands.run(f'until [ "$({health})" = 200 ]; do sleep 0.1; done', timeout=40)
         assert sandbox.run_code("kept").error.name == "NameError"
         assert sandbox.run_code("1 + 1").text == "2"

@@ -135,7 +135,7 @@ async def test_only_one_of_two_kills_succeeds(control: ControlPlane, node: Memor
 async def test_a_kill_that_fails_is_repeated(
     control: ControlPlane, node: MemoryNode, who: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sandpit.control.sandboxes.KILL_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("sandpit.control.ending.KILL_RETRY_SECONDS", 0.05)
     service = control.services.sandboxes
     row = await service.create(who, NEW)
     node.fail_kill = NodeError("stuck")

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from sandpit.edge import Edge, Target
-from sandpit.edge.directory import WakeRefusedError
 
 SANDBOX = "iabc123"
 ADDRESS = "127.0.0.2"
@@ -27,7 +26,7 @@ class MemoryDirectory:
         self.wakes: list[str] = []
         self.waking = asyncio.Event()
         self.hold_wake: asyncio.Event | None = None
-        self.fail_wake: WakeRefusedError | None = None
+        self.fail_wake: Exception | None = None
 
     def add(self, sandbox_id: str = SANDBOX, address: str = ADDRESS, **more: object) -> Target:
         target = Target(sandbox_id, address, **{"access_token": None, **more})  # type: ignore[arg-type]

@@ -145,6 +145,7 @@ async def test_people_get_a_page(edge: Edge) -> None:
     assert b"igone" in body
     port = free_port()
     _, _, body = await ask(edge, request(port, extra=agent))
+    assert b"<title>Closed Port Error</title>" in body
     assert b"no service running on port" in body
     assert str(port).encode() in body
     _, fields, _ = await ask(edge, request(port, extra=agent + "Sec-Fetch-Mode: cors\r\n"))

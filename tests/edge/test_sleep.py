@@ -95,6 +95,17 @@ async def test_a_refused_resume_is_answered(directory: MemoryDirectory, edge: Ed
         assert (code, json.loads(body)) == (status, {"sandboxId": SANDBOX, "message": "not now", "code": status})
 
 
+async def test_a_resume_that_goes_wrong_is_answered(
+    directory: MemoryDirectory, edge: Edge, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory.add(state="asleep")
+    directory.fail_wake = RuntimeError("a defect")
+    async with raw(edge, request(8000)) as client:
+        code, _, body = await client.answer()
+        assert (code, json.loads(body)["message"]) == (500, "The sandbox could not be resumed")
+    assert "a defect" in caplog.text
+
+
 async def test_strangers_do_not_wake_it(directory: MemoryDirectory, edge: Edge) -> None:
     directory.add(state="asleep", access_token="agent", traffic_token="traffic")
     strangers = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -66,17 +66,21 @@ class Interpreter:
         self.instance_file = folder / "instance.json"
         self.home = folder / "home"
         self.home.mkdir()
+        self._sockets = TemporaryDirectory(prefix="sandpit-")  # `folder` is too long a path for unix sockets
         self._install_kernelspecs()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self.run_dir = Path(self._sockets.name) / "run"
+        self.jupyter_socket = Path(self._sockets.name) / "jupyter/server.sock"
         ours = {
             "HOST": "127.0.0.1",
             "PORT": str(self.port),
             "CWD": str(self.home),
-            "RUNTIME_DIR": str(folder / "run"),
+            "RUNTIME_DIR": str(self.run_dir),
             "JUPYTER_DIR": str(folder / "dot-jupyter"),
+            "JUPYTER_SOCKET": str(self.jupyter_socket),
             "INSTANCE_FILE": str(self.instance_file),
             **settings,
         }
@@ -108,8 +112,10 @@ class Interpreter:
                 return
 
     def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(20)
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(20)
+        self._sockets.cleanup()
 
     def write_instance(self, instance: str, variables: Mapping[str, str], **fields: str) -> None:
         """What the agent does: replace the file by a rename."""
@@ -195,9 +201,7 @@ def own(tmp_path: Path) -> Iterator[Interpreter]:
     interpreter = Interpreter(tmp_path, PRELOAD="")
     interpreter.start()
     yield interpreter
-    if interpreter.process.poll() is None:
-        interpreter.process.send_signal(signal.SIGTERM)
-        interpreter.process.wait(20)
+    interpreter.stop()
 
 
 @pytest.fixture

@@ -138,6 +138,14 @@ async def test_many_displays_arrive_in_order(client: Client, context: str) -> No
     assert [event["text"] for event in answer.of("result")] == [str(i) for i in range(5000)]
 
 
+async def test_a_failure_that_only_the_reply_tells(client: Client, context: str) -> None:
+    """As Deno does when a module cannot be loaded."""
+    await client.run("get_ipython()._showtraceback = lambda *arguments: None", context)
+    answer = await client.run("1 / 0", context)
+    assert (answer.error["name"], answer.error["value"]) == ("ZeroDivisionError", "division by zero")
+    assert answer.types[-2:] == ["error", "end_of_execution"]
+
+
 async def test_infinite_recursion_is_an_error(client: Client, context: str) -> None:
     answer = await client.run("def f(): return f()\nf()", context)
     assert answer.error["name"] == "RecursionError"

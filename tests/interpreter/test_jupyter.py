@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def ask(interpreter: Interpreter) -> bytes:
     """What the agent does when a client of 2024 comes."""
     with socket.socket(socket.AF_UNIX) as door:
-        door.connect(str(interpreter.folder / "run/jupyter.sock"))
+        door.connect(str(interpreter.run_dir / "jupyter.sock"))
         return door.makefile("rb").readline()
 
 
@@ -175,3 +175,11 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
             assert b"address already in use" in ask(interpreter)
         finally:
             interpreter.stop()
+
+
+def test_root_has_a_socket(service: Interpreter) -> None:
+    """Where E2B's template of today has its Jupyter server."""
+    path = service.jupyter_socket
+    assert (path.parent.stat().st_mode & 0o777, path.stat().st_mode & 0o777) == (0o700, 0o600)
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost") as client:
+        assert client.get("/api/status").json()["kernels"] >= 1

@@ -156,9 +156,16 @@ async def test_a_context_starts_in_its_directory(client: Client) -> None:
 
 
 @pytest.mark.parametrize("cwd", ["/no/such/directory", "/etc/passwd", "\0"])
-async def test_a_directory_that_is_none_is_refused(client: Client, cwd: str) -> None:
-    before = (await client.http.get("/contexts")).json()
+async def test_a_directory_that_is_none(client: Client, cwd: str) -> None:
+    """As E2B's service has it: Python starts without it, the directory is told as asked for; JavaScript and R are refused."""
     response = await client.http.post("/contexts", json={"cwd": cwd})
+    context = response.json()
+    assert (context["language"], context["cwd"]) == ("python", cwd)
+    assert (await client.http.get("/contexts")).json()[-1] == context
+    assert (await client.run("import os; os.getcwd()", context["id"])).text == str(client.interpreter.home)
+    await client.http.delete(f"/contexts/{context['id']}")
+    before = (await client.http.get("/contexts")).json()
+    response = await client.http.post("/contexts", json={"language": "js", "cwd": cwd})
     assert response.status_code == 500
     assert response.text.startswith("Failed to set working directory")
     assert (await client.http.get("/contexts")).json() == before

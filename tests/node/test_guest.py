@@ -102,7 +102,9 @@ def test_identity(create: Callable[..., Box]) -> None:
         "openssl rand -hex 16 2>/dev/null || node -e 'console.log(crypto.randomUUID())'",
     ):
         assert first.sh(command) != second.sh(command), command
-    assert first.sh("echo $E2B_SANDBOX_ID", "user") == first.id
+    for name in ("E2B_SANDBOX", "E2B_SANDBOX_ID", "E2B_TEMPLATE_ID"):
+        assert first.sh(f"cat /run/e2b/.{name}", "user") == first.sh(f"echo ${name}", "user"), name
+    assert first.sh("cat /run/e2b/.E2B_SANDBOX_ID", "user") == first.id
 
 
 def test_the_clock_is_right(box: Box) -> None:

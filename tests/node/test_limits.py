@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from tests.machines import wait_for
 
 from sandpit.node.contract import NodeError
 from sandpit.node.images import load
@@ -18,13 +19,6 @@ if TYPE_CHECKING:
     from tests.machines import Box, Machine
 
     Create = Callable[..., Box]
-
-
-def wait_for(what: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 def test_memory_bomb(create: Create, machine: Machine) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.machines import RUNTIMES, Machine
+from tests.machines import RUNTIMES, Machine, wait_for
 from tests.node.conftest import base
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 
 @pytest.fixture(params=RUNTIMES)
@@ -21,13 +20,6 @@ def pooled(request: pytest.FixtureRequest, built_images: None) -> Iterator[Machi
     yield machine
     machine.stop()
     machine.remove()
-
-
-def wait_for(what: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 def containers(machine: Machine) -> set[str]:
@@ -58,7 +50,7 @@ def test_pool(pooled: Machine) -> None:
 def test_a_dead_ready_sandbox_is_not_given_out(pooled: Machine) -> None:
     [build] = [image.build_id for image in pooled.images]
     wait_for(lambda: pooled.node.pool_sizes() == {build: 2})
-    for sandbox in list(pooled.node._pools[build]._ready):
+    for sandbox in list(pooled.node._pools.of(build)._ready):
         sandbox.process.kill()
         sandbox.cgroup.kill()
     assert pooled.create(build).sh("echo on") == "on"

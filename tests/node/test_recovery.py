@@ -8,11 +8,11 @@ import os
 import shutil
 import signal
 import subprocess
-import time
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.machines import Machine
+from tests.machines import REPOSITORY, Machine, wait_for
 from tests.node.conftest import base
 
 from sandpit.node import cgroups
@@ -34,13 +34,6 @@ def own(built_images: None, runtime: str) -> Iterator[Machine]:
     yield machine
     machine.stop()
     machine.remove()
-
-
-def wait_for(what: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 def test_sandboxes_go_on_without_their_node(own: Machine) -> None:
@@ -230,3 +223,21 @@ def test_a_removed_snapshot_directory(snapshot_owner: Machine) -> None:
     machine.create("base-gvisor").kill()
     shutil.rmtree(machine.data_dir / "snapshots/base-gvisor")
     assert machine.create("base-gvisor").sh("echo on") == "on"
+
+
+_KILLED_WITH_A_NEW_NAMESPACE = """
+import os, signal
+from pathlib import Path
+from sandpit.node import mounts
+
+Path.write_text = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+mounts._user_namespace("0 0 1")
+"""
+
+
+def test_a_new_user_namespace_does_not_outlive_its_maker() -> None:
+    """The process that holds it has the server's lock and ports too."""
+    command = [sys.executable, "-c", _KILLED_WITH_A_NEW_NAMESPACE]
+    # Ends when nobody has the output any more.
+    done = subprocess.run(command, env={"PYTHONPATH": str(REPOSITORY / "src")}, stdout=subprocess.PIPE, timeout=20)
+    assert done.returncode == -signal.SIGKILL

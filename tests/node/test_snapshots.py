@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests import rounds
-from tests.machines import RUNTIMES, Box, Machine
+from tests.machines import RUNTIMES, Box, Machine, wait_for
 
-from sandpit.node.contract import NodeError, SandboxSpec, SnapshotDamaged, SnapshotInfo, UnknownSandbox, UnknownSnapshot
+from sandpit.node.agent import AgentUnavailable
+from sandpit.node.contract import (
+    AgentUnresponsive,
+    NodeError,
+    SandboxSpec,
+    SnapshotDamaged,
+    SnapshotInfo,
+    UnknownSandbox,
+    UnknownSnapshot,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -212,6 +221,45 @@ def test_another_release_boots_from_the_kept_file_system(
     assert "its processes are lost: another release of the runtime took it" in caplog.text
     assert again.sh("pgrep -c sleep || true") == "0"
     assert again.sh(CHECK) == files
+
+
+HOLD_AGENT = r"""
+cat > /root/hold.py <<'END'
+import ctypes, time
+libc = ctypes.CDLL(None, use_errno=True)
+time.sleep(0.2)
+assert libc.ptrace(16, 1, 0, 0) == 0  # PTRACE_ATTACH
+time.sleep(1000)
+END
+(setsid python3 /root/hold.py > /dev/null 2>&1 &)
+"""
+
+
+@pytest.mark.parametrize("runtime", ["gvisor"])
+def test_what_does_not_answer_boots_from_its_files(
+    box: Box, kept: Kept, machine: Machine, runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has root in a sandbox can stop its agent. The snapshot says so, and its files are read without the agent."""
+    monkeypatch.setattr("sandpit.node.snapshotter._ANSWER_SECONDS", 0.5)
+    files = changed(box)
+    box.sh(HOLD_AGENT)
+    wait_for(lambda: not answers(machine, box))
+    with pytest.raises(AgentUnresponsive):
+        machine.wait(machine.node.announce_snapshot(box.id))
+    info = kept.take(box, end=True)
+    assert (info.memory, info.responsive) == (True, False)
+    assert machine.node.snapshots() == [info]
+    again = kept.start(info, box.id, resumed=True, memory=False)
+    assert again.sh(CHECK) == files
+    assert again.sh("pgrep -fc '[h]old.py' || true") == "0"
+
+
+def answers(machine: Machine, box: Box) -> bool:
+    try:
+        machine.wait(machine.node._sandboxes[box.id].agent.unfreeze(0.5))
+    except AgentUnavailable:
+        return False
+    return True
 
 
 LOAD = r"""

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from sandpit.control.errors import ControlError
 from sandpit.control.ids import KEY_PREFIX
+from sandpit.control.records import FILESYSTEM, FULL, UNRESPONSIVE
 from sandpit.control.times import rfc3339
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from sandpit.control.snapshots import SnapshotView
-    from sandpit.control.templates import TemplateInfo
+    from sandpit.control.snapshotrecords import SnapshotView
+    from sandpit.control.templaterecords import TemplateInfo
     from sandpit.store.models import ApiKey, Build, MetricSample, Sandbox, SandboxLog
 
 ENVD_VERSION = "0.6.13"
@@ -55,11 +56,12 @@ def listed(row: Sandbox) -> Json:
         "diskSizeMB": row.disk_mb,
         "state": "paused" if row.state == "pausing" else row.state,
         "envdVersion": ENVD_VERSION,
+        "metadata": row.user_metadata or {},  # programs of 2024 look into it without asking whether it is there
     }
     if row.alias is not None:
         answer["alias"] = row.alias
-    if row.user_metadata:
-        answer["metadata"] = row.user_metadata
+    if row.state == "paused" and row.pause_mode == UNRESPONSIVE:
+        answer["envdUnresponsiveAtPause"] = True
     return answer
 
 
@@ -75,7 +77,7 @@ def detail(row: Sandbox, domain: str | None) -> Json:
     if row.network is not None:
         answer["network"] = row.network
     if row.state == "paused" and row.pause_mode is not None:
-        answer["pauseMode"] = row.pause_mode
+        answer["pauseMode"] = FILESYSTEM if row.pause_mode == FILESYSTEM else FULL
     return answer
 
 

@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from sandpit.api import builds, sandboxes, teams, templates
+from sandpit.api import builds, missing, sandboxes, teams, templates
 from sandpit.api.http import (
     ApiRoute,
     Call,
@@ -38,7 +38,13 @@ if TYPE_CHECKING:
 
 register_url_convertor("segment", Segment())
 
-ROUTES: tuple[ApiRoute, ...] = (*sandboxes.ROUTES, *builds.ROUTES, *templates.ROUTES, *teams.ROUTES)
+ROUTES: tuple[ApiRoute, ...] = (
+    *sandboxes.ROUTES,
+    *builds.ROUTES,
+    *templates.ROUTES,
+    *teams.ROUTES,
+    *missing.ROUTES,
+)
 """Every route that demands a key. `/health` does not, nor do uploads, whose links are made for one who has one."""
 
 

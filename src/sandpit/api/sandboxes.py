@@ -99,7 +99,8 @@ async def update_network(call: Call) -> Response:
 async def pause(call: Call) -> Response:
     body = await call.body(schemas.PauseBody)
     sleep, sandbox_id = call.control.services.sleep, call.sandbox_id()
-    await sleep.pause(call.identity, sandbox_id, memory=body.memory is not False)
+    strict = body.require_healthy_guest is True
+    await sleep.pause(call.identity, sandbox_id, memory=body.memory is not False, strict=strict)
     return Response(status_code=204)
 
 

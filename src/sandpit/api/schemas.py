@@ -64,6 +64,7 @@ class NewSandboxV2Body(Body):
     mcp: dict[str, Any] | None = None
     iam: IamBody | None = None
     volume_mounts: list[Any] | None = Field(None, alias="volumeMounts")
+    sidecars: list[Any] | None = None
 
     @field_validator("mcp")
     @classmethod
@@ -87,6 +88,7 @@ class NewSandboxV2Body(Body):
             mcp=self.mcp,
             iam_tokens=self.iam is not None and bool(self.iam.tokens),
             volume_mounts=bool(self.volume_mounts),
+            sidecars=bool(self.sidecars),
         )
 
 

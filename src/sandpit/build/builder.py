@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from sandpit.node.building import Parts
     from sandpit.node.config import NodeConfig
     from sandpit.node.contract import BuildFiles, BuildReport, BuildSpec, BuildStep
-    from sandpit.node.launcher import Sandbox
 
 log = logging.getLogger(__name__)
 _ENTRIES = 2_000_000
@@ -216,11 +215,7 @@ class Builder:
             await workshop.open()
             yield workshop
         finally:
-            await asyncio.shield(self._end(sandbox))
-
-    async def _end(self, sandbox: Sandbox) -> None:
-        await self._launcher.end(sandbox)
-        await self._launcher.tidy(sandbox)
+            await asyncio.shield(self._launcher.discard(sandbox))
 
     async def _step(
         self, spec: BuildSpec, state: _State, workshop: Workshop, key: str, number: int, step: BuildStep | None,

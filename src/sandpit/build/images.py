@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from sandpit.build import references
 from sandpit.build.layers import IMAGE_STEP, Layer, LayerStore, layer_key, remove_tree
-from sandpit.build.registry import ImageRefused, Manifest, Puller
+from sandpit.build.manifests import ImageRefused
+from sandpit.build.registry import Manifest, Puller
 from sandpit.build.unpacking import UnpackFailed, unpack
 from sandpit.node import mounts
 

@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 import tempfile
 import time
 from contextlib import contextmanager, suppress
@@ -24,14 +23,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sandpit.node import mounts
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_MS_RDONLY, _MNT_DETACH = 1, 2
-_OPTIONS_LIMIT = 4095  # mount(2) takes one page of options
 _UNSETTLED = "unsettled"
-OPAQUE = "trusted.overlay.opaque"
 IMAGE_STEP = "image layer"
 TEMPLATE_STEP = "template step"
 """Layers of these two are thrown away when nothing needs them (sandpit.build.garbage)."""
@@ -189,7 +187,10 @@ class LayerStore:
 
 def remove_tree(path: Path) -> None:
     """Remove a tree that may have mounts in it, which are detached first: nothing outside the tree is touched."""
-    unmount_beneath(path)
+    prefix = str(path.absolute())
+    for point in sorted(mounts.mount_points(), reverse=True):
+        if point == prefix or point.startswith(f"{prefix}/"):
+            mounts.unmount(Path(point))
     shutil.rmtree(path, ignore_errors=True)
 
 
@@ -204,52 +205,6 @@ def tree_bytes(path: Path) -> int:
                 seen.add(status.st_ino)
                 total += status.st_blocks * 512
     return total
-
-
-def whiteout(path: Path) -> None:
-    """Hide a lower layer's file at this path (overlayfs: character device 0/0)."""
-    os.mknod(path, stat.S_IFCHR, os.makedev(0, 0))
-
-
-def make_opaque(folder: Path) -> None:
-    """Hide everything that lower layers have in this directory."""
-    os.setxattr(folder, OPAQUE, b"y")
-
-
-def mount_layers(layers: Sequence[Layer], target: Path) -> None:
-    """Mount the merged read-only root of an image at `target`. `layers` are lowest first. Raises: LayerError.
-
-    It may hold setuid programs (sudo must work inside): `target` belongs below a directory that only root can enter.
-    """
-    target.mkdir(parents=True, exist_ok=True)
-    lowers = [str(layer.fs) for layer in reversed(layers)]
-    if len(lowers) == 1:  # overlayfs without an upper directory wants two lower ones
-        empty = layers[0].path / "empty"
-        empty.mkdir(exist_ok=True)
-        lowers.insert(0, str(empty))
-    options = f"lowerdir={':'.join(lowers)}"
-    if len(options) > _OPTIONS_LIMIT:
-        raise LayerError(
-            f"{len(lowers)} layers are too many for one mount; squash the image or shorten the data directory's path"
-        )
-    if _libc.mount(b"overlay", os.fsencode(target), b"overlay", _MS_RDONLY, options.encode()) != 0:
-        reason = os.strerror(ctypes.get_errno())
-        raise LayerError(f"cannot mount {len(layers)} layers at {target}: {reason}; overlayfs and root are needed")
-
-
-def unmount(target: Path) -> None:
-    """Detach the mount at `target`, if there is one."""
-    _libc.umount2(os.fsencode(target), _MNT_DETACH)
-
-
-def unmount_beneath(path: Path) -> None:
-    """Detach every mount at or below `path`, the newest first."""
-    prefix = str(path.absolute())
-    with open("/proc/self/mountinfo") as mounts:  # noqa: PTH123 (a kernel file, read in one go)
-        points = [line.split()[4].encode().decode("unicode_escape") for line in mounts]
-    for point in reversed(points):
-        if point == prefix or point.startswith(f"{prefix}/"):
-            unmount(Path(point))
 
 
 def _checked(key: str) -> str:

@@ -11,7 +11,6 @@ import asyncio
 import base64
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -20,9 +19,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sandpit.build.manifests import (
+    MANIFEST_BYTES,
+    Blob,
+    ImageRefused,
+    architecture,
+    contents,
+    for_this_machine,
+    is_index,
+    parse,
+    read_config,
+)
 from sandpit.node.commands import CommandFailed, run, tied
 from sandpit.node.config import GATEWAY_ADDRESS
-from sandpit.node.contract import NetworkPolicy, NodeError
+from sandpit.node.contract import NetworkPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,31 +44,6 @@ if TYPE_CHECKING:
 
 _NOBODY = 65534
 _MANIFEST_SECONDS = 60.0
-_MANIFEST_BYTES = 4 << 20
-_LISTS = ("application/vnd.docker.distribution.manifest.list.v2+json", "application/vnd.oci.image.index.v1+json")
-_LAYERS = {
-    "application/vnd.docker.image.rootfs.diff.tar": False,
-    "application/vnd.docker.image.rootfs.diff.tar.gzip": False,
-    "application/vnd.oci.image.layer.v1.tar": False,
-    "application/vnd.oci.image.layer.v1.tar+gzip": False,
-    "application/vnd.oci.image.layer.v1.tar+zstd": True,
-}
-"""Media types that layers may have, and whether they are compressed with zstd. Layers that are to be fetched from elsewhere have others."""
-_MOST_LAYERS = 127
-_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
-
-
-class ImageRefused(NodeError):
-    """The image cannot be had, or is none that can be used here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Blob:
-    """One layer in the registry."""
-
-    digest: str
-    size: int
-    zstd: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +105,11 @@ class Puller:
     async def _find(self, reference: Reference, registry: Registry | None, *, confined: bool) -> Manifest:
         async with self._skopeo(reference, registry, confined=confined) as (call, _):
             raw = await call("inspect", "--raw", f"docker://{reference}")
-            manifest = _parse(raw)
-            if manifest.get("mediaType") in _LISTS or "manifests" in manifest:
-                reference = reference.at(_for_this_machine(manifest, reference))
+            manifest = parse(raw)
+            if is_index(manifest):
+                reference = reference.at(for_this_machine(manifest, reference))
                 raw = await call("inspect", "--raw", f"docker://{reference}")
-                manifest = _parse(raw)
+                manifest = parse(raw)
         digest = f"sha256:{hashlib.sha256(raw.encode()).hexdigest()}"
         if reference.digest not in (None, digest):
             raise ImageRefused(f"{reference} is not what its digest says")
@@ -148,7 +133,7 @@ class Puller:
                 [manifest.config, *(b.digest for b in manifest.layers)], [config, *files], strict=True
             ):
                 await asyncio.to_thread(_verify, path, digest)
-            yield Fetched(_config(config), tuple(files))
+            yield Fetched(read_config(config), tuple(files))
 
     async def _watched(self, download: Any, folder: Path) -> None:
         """Registries are not believed about sizes."""
@@ -157,7 +142,7 @@ class Puller:
             async with asyncio.timeout(self._registries.seconds):
                 while not task.done():
                     await asyncio.wait({task}, timeout=0.5)
-                    if await asyncio.to_thread(_size, folder) > self._registries.max_bytes + _MANIFEST_BYTES:
+                    if await asyncio.to_thread(_size, folder) > self._registries.max_bytes + MANIFEST_BYTES:
                         raise ImageRefused(f"the registry sends more than {self._registries.max_bytes >> 20} MiB")
             await task
         except TimeoutError:
@@ -191,7 +176,7 @@ class Puller:
         verify = {"inspect": "--tls-verify", "copy": "--src-tls-verify"}[command]
         options = ["--authfile", str(folder / "auth.json"), f"{verify}={'false' if insecure else 'true'}"]
         skopeo = [
-            "skopeo", "--insecure-policy", f"--override-arch={_architecture()}", "--override-os=linux",
+            "skopeo", "--insecure-policy", f"--override-arch={architecture()}", "--override-os=linux",
             f"--registries.d={folder / 'none'}", f"--tmpdir={folder}", command, *options, *rest,
         ]  # fmt: skip
         environment = [
@@ -229,57 +214,6 @@ def _prepare(folder: Path, reference: Reference, registry: Registry | None) -> N
         path.chmod(0o700 if path.is_dir() else 0o600)
 
 
-def _parse(raw: str) -> dict[str, Any]:
-    try:
-        manifest = json.loads(raw) if len(raw) <= _MANIFEST_BYTES else None
-    except ValueError:
-        manifest = None
-    if not isinstance(manifest, dict):
-        raise ImageRefused("the registry's answer is no manifest")
-    return manifest
-
-
-def _for_this_machine(index: dict[str, Any], reference: Reference) -> str:
-    """The digest of the image for this processor. Raises: ImageRefused."""
-    entries = [entry for entry in index.get("manifests") or [] if isinstance(entry, dict)]
-    for entry in entries:
-        platform = entry.get("platform") or {}
-        if platform.get("os") == "linux" and platform.get("architecture") == _architecture():
-            return str(entry.get("digest"))
-    raise ImageRefused(f"{reference} is not there for linux/{_architecture()}")
-
-
-def contents(manifest: dict[str, Any], reference: Reference) -> tuple[str, tuple[Blob, ...]]:
-    """Configuration and layers. Raises: ImageRefused."""
-    try:
-        layers = tuple(_layer(layer) for layer in manifest["layers"])
-        config = str(manifest["config"]["digest"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ImageRefused(f"the manifest of {reference} is damaged, or of a kind that is too old: {error!r}") from None
-    if not 1 <= len(layers) <= _MOST_LAYERS:
-        raise ImageRefused(f"{reference} has {len(layers)} layers; 1 to {_MOST_LAYERS} are allowed")
-    return config, layers
-
-
-def _layer(layer: dict[str, Any]) -> Blob:
-    kind, size = layer["mediaType"], int(layer["size"])
-    if kind not in _LAYERS or layer.get("urls"):
-        raise ImageRefused(f"the image has a layer of the kind {str(kind)[:100]}, which cannot be used here")
-    if size < 0:
-        raise ValueError("a layer's size is negative")
-    return Blob(str(layer["digest"]), size, _LAYERS[kind])
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_bytes()[:_MANIFEST_BYTES]).get("config") or {}
-    except (ValueError, AttributeError):
-        config = None
-    if not isinstance(config, dict):
-        raise ImageRefused("the image's configuration is damaged")
-    return config
-
-
 def _blob(image: Path, digest: str) -> Path:
     algorithm, _, text = digest.partition(":")
     if algorithm != "sha256" or len(text) != 64 or not text.isalnum():
@@ -305,10 +239,6 @@ def _size(folder: Path) -> int:
         except FileNotFoundError:
             continue
     return total
-
-
-def _architecture() -> str:
-    return _MACHINES.get(os.uname().machine, os.uname().machine)
 
 
 def _explain(error: CommandFailed) -> str:

@@ -1,5 +1,5 @@
 """`python -m sandpit.cli` is `sandpit`."""
 
-from sandpit.cli.main import main
+from sandpit.cli.entry import main
 
 main()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import ssl
-import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -15,8 +13,8 @@ from sandpit.cli import account as accounts
 from sandpit.cli.account import Account
 from sandpit.cli.client import USER_AGENT, Json, unreachable
 from sandpit.cli.errors import CliError
+from sandpit.sdk.wire import AGENT_PORT, INTERPRETER_PORT, Envelopes, base64_text, envelope
 
-AGENT_PORT, INTERPRETER_PORT = 49983, 49999
 _LOST = ("the sandbox has ended, or the connection to it was lost", "`sandpit sandbox logs` tells what happened")
 
 
@@ -44,7 +42,7 @@ class Agent:
         if token := sandbox.get("envdAccessToken"):
             headers["X-Access-Token"] = token
         if user:
-            headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:".encode()).decode()
+            headers["Authorization"] = "Basic " + base64_text(f"{user}:")
         self.base = base
         self._one_address = account.sandbox_url is not None
         # All certificates of the machine take a tenth of a second to load.
@@ -97,15 +95,13 @@ class Agent:
 
         Raises: CliError, in the block too.
         """
-        payload = json.dumps(message).encode()
-        body = struct.pack(">BI", 0, len(payload)) + payload
         headers = {"Content-Type": "application/connect+json"}
         if seconds is not None:
             headers["Connect-Timeout-Ms"] = str(int(seconds * 1000))
         timeout = httpx.Timeout(None, connect=10)
         with _told(self.base):
             async with self._http.stream(
-                "POST", "/process.Process/Start", content=body, headers=headers, timeout=timeout
+                "POST", "/process.Process/Start", content=envelope(message), headers=headers, timeout=timeout
             ) as answer:
                 if answer.status_code != 200:
                     raise _agent_refused(await answer.aread())
@@ -113,18 +109,14 @@ class Agent:
 
 
 async def _events(answer: httpx.Response) -> AsyncIterator[Json]:
-    held = bytearray()
+    stream = Envelopes()
     async for chunk in answer.aiter_raw():
-        held += chunk
-        while len(held) >= 5 and len(held) >= 5 + int.from_bytes(held[1:5], "big"):
-            flags, end = held[0], 5 + int.from_bytes(held[1:5], "big")
-            message = json.loads(held[5:end])
-            del held[:end]
-            if flags & 2:
-                if "error" in message:
-                    raise _agent_error(message["error"])
-                return
+        for message in stream.feed(chunk):
             yield message["event"]
+        if stream.end is not None:
+            if "error" in stream.end:
+                raise _agent_error(stream.end["error"])
+            return
     raise CliError(*_LOST)
 
 

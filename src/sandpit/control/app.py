@@ -12,11 +12,14 @@ from sandpit.control.background import Maintenance, Sampler
 from sandpit.control.builds import BuildService
 from sandpit.control.cleaning import Cleaner
 from sandpit.control.core import Core
+from sandpit.control.deadlines import Deadlines
 from sandpit.control.directory import LiveDirectory
+from sandpit.control.ending import Ending
 from sandpit.control.guestlogs import GuestLogs
 from sandpit.control.idempotency import IdempotencyService
 from sandpit.control.keys import KeyService
 from sandpit.control.operations import Operations
+from sandpit.control.pausing import Pausing
 from sandpit.control.queries import SandboxQueries
 from sandpit.control.quota import SnapshotQuota, TemplateQuota
 from sandpit.control.reconcile import reconcile
@@ -83,8 +86,9 @@ class ControlPlane:
         core = Core(self.database, node, self.directory, self._operations, self._logs)
         quota = SnapshotQuota(self.database, settings.limits.snapshots_mb)
         template_quota = TemplateQuota(node, settings.limits.templates_mb)
-        sandboxes = SandboxService(core, templates, self._idempotency)
-        sleep = SleepService(core, sandboxes, teams, quota)
+        deadlines, ending = Deadlines(core), Ending(core)
+        sandboxes = SandboxService(core, templates, self._idempotency, deadlines, ending)
+        sleep = SleepService(core, sandboxes, teams, Pausing(core, quota), deadlines, ending)
         snapshots = SnapshotService(core, sandboxes, templates, quota)
         keys = KeyService(self.database, teams)
         queries = SandboxQueries(self.database, self._logs)

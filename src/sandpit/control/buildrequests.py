@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sandpit.control.errors import ForbiddenError, InvalidRequestError
-from sandpit.control.templates import DEFAULT_TAG, TemplateRef, parse_ref
+from sandpit.control.templatenames import DEFAULT_TAG, TemplateRef, parse_ref
 from sandpit.node.contract import BuildStep, Registry
 
 if TYPE_CHECKING:

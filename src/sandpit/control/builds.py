@@ -8,26 +8,26 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from sqlalchemy import exists, func, insert, select, update
+from sqlalchemy import select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from sandpit.control import ids
+from sandpit.control import buildrecords
 from sandpit.control.buildlog import LiveLog, selected
 from sandpit.control.buildrequests import check_name, check_size, check_start, check_tags
 from sandpit.control.errors import InvalidRequestError, LimitReachedError, NotFoundError
-from sandpit.control.templates import assign_tag
 from sandpit.node.contract import BuildFailed, BuildSpec, NodeError
-from sandpit.store.models import Build, BuildLog, Snapshot, Template, TemplateName
+from sandpit.store.models import Build, BuildLog
 from sandpit.store.types import utc_now
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from sandpit.control.buildrecords import Requested
     from sandpit.control.buildrequests import BuildStart, NewBuild
     from sandpit.control.cleaning import Cleaner
     from sandpit.control.quota import TemplateQuota
     from sandpit.control.teams import Identity
-    from sandpit.control.templates import Resolved, TemplateRef, TemplateService
+    from sandpit.control.templates import Resolved, TemplateService
     from sandpit.node.contract import Node, TemplateImage
     from sandpit.settings import Settings
     from sandpit.store.database import Database
@@ -39,16 +39,6 @@ _FLUSH_SECONDS = 1.0
 _REASON_LINES = 20
 LOST = "the server ended while the template was built: build it again"
 CANCELLED = "the build was cancelled"
-
-
-@dataclass(frozen=True, slots=True)
-class Requested:
-    """A build that waits for its start."""
-
-    template: Template
-    build: Build
-    name: str
-    names: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +110,7 @@ class BuildService:
             cpu_count=new.cpu_count or self._defaults.cpu_count,
             memory_mb=new.memory_mb or self._defaults.memory_mb,
         )
-        requested = await self._database.run(lambda session: _request(session, identity, ref, tags, new))
+        requested = await self._database.run(lambda session: buildrecords.new_build(session, identity, ref, tags, new))
         self._templates.changed()
         return requested
 
@@ -134,7 +124,7 @@ class BuildService:
             raise LimitReachedError(
                 f"the team has {self.limits.waiting} builds under way, its limit: wait for one to end"
             )
-        name, size = await self._database.run(lambda session: _begin(session, build.id))
+        name, size = await self._database.run(lambda session: buildrecords.begin_build(session, build.id))
         spec = BuildSpec(
             template_id=build.template_id,
             build_id=build.id,
@@ -185,9 +175,8 @@ class BuildService:
         """
         if offset < 0 or not 1 <= limit <= MAX_LOGS:
             raise InvalidRequestError(f"logsOffset must not be negative, and limit from 1 to {MAX_LOGS}")
-        running = self._running.get(
-            build_id
-        )  # before its row is read: a build that ends meanwhile has all of its log in memory still
+        # Before its row is read: a build that ends meanwhile has all of its log in memory still.
+        running = self._running.get(build_id)
         await self._templates.own(identity, template_id)
         try:
             build = await self._find(identity, template_id, build_id)
@@ -238,7 +227,7 @@ class BuildService:
             outcome = BuildFailed(str(error), "finalize")
         except asyncio.CancelledError as error:
             outcome = BuildFailed(str(error) or CANCELLED, "finalize")
-        except Exception as error:
+        except Exception as error:  # a defect of ours must not leave the build "building" for ever
             log.exception("build %s failed", spec.build_id)
             outcome = BuildFailed(f"the server failed to build this: {type(error).__name__}, see its log", "finalize")
         flushing.cancel()
@@ -250,7 +239,7 @@ class BuildService:
             live(outcome.message, "error", outcome.step)
         try:
             await self._flush(live)
-            known = await self._database.run(lambda session: _finish(session, spec, outcome))
+            known = await self._database.run(lambda session: buildrecords.finish_build(session, spec, outcome))
         except SQLAlchemyError:
             log.exception("the end of build %s could not be written down", spec.build_id)
             known = False
@@ -268,87 +257,6 @@ class BuildService:
 
     async def _flush(self, live: LiveLog) -> None:
         """Write down the lines that are new."""
-        lines = live.lines[live.written :]
-        rows = [{name: getattr(line, name) for name in _COLUMNS} for line in lines]
-        if not rows:
-            return
-
-        def write(session: Session) -> None:
-            if session.get(Build, live.build_id) is not None:
-                session.execute(insert(BuildLog), rows)
-
-        await self._database.run(write)
-        live.written += len(rows)
-
-
-_COLUMNS = ("build_id", "number", "timestamp", "level", "step", "message")
-
-
-def _request(session: Session, identity: Identity, ref: TemplateRef, tags: list[str], new: NewBuild) -> Requested:
-    """The rows of a build that waits. Raises: InvalidRequestError."""
-    now = utc_now()
-    named = session.get(TemplateName, (identity.slug, ref.name))
-    template = session.get(Template, named.template_id) if named is not None else _by_id(session, identity, ref)
-    if template is None:
-        template = Template(
-            id=ids.template_id(), team_id=identity.team_id, public=False, created_at=now, updated_at=now
-        )
-        session.add(template)
-        session.flush()
-        session.add(TemplateName(namespace=identity.slug, name=ref.name, template_id=template.id))
-    elif session.scalar(select(exists().where(Snapshot.template_id == template.id))):
-        raise InvalidRequestError(
-            f"'{ref.name}' is the name of a snapshot of yours: choose another one for the template"
-        )
-    assert new.cpu_count is not None
-    assert new.memory_mb is not None
-    build = Build(
-        id=ids.new_uuid(),
-        template_id=template.id,
-        status="waiting",
-        cpu_count=new.cpu_count,
-        memory_mb=new.memory_mb,
-        disk_mb=0,
-        runtime="",
-        tags=tags,
-        created_at=now,
-        updated_at=now,
-    )
-    session.add(build)
-    session.flush()
-    names = session.scalars(select(TemplateName.name).where(TemplateName.template_id == template.id)).all()
-    return Requested(template, build, ref.name, [f"{identity.slug}/{name}" for name in names])
-
-
-def _by_id(session: Session, identity: Identity, ref: TemplateRef) -> Template | None:
-    """A template that the caller names by its id."""
-    template = session.get(Template, ref.name) if ref.namespace is None else None
-    return template if template is not None and template.team_id == identity.team_id else None
-
-
-def _begin(session: Session, build_id: str) -> tuple[str, tuple[int, int]]:
-    """Mark as building; returns the template's name, vCPUs and MiB. Raises: InvalidRequestError."""
-    build = session.get_one(Build, build_id)
-    if build.status != "waiting":
-        raise InvalidRequestError("build is not in waiting state")
-    build.status, build.updated_at = "building", utc_now()
-    name = session.scalar(select(func.min(TemplateName.name)).where(TemplateName.template_id == build.template_id))
-    return name or build.template_id, (build.cpu_count, build.memory_mb)
-
-
-def _finish(session: Session, spec: BuildSpec, outcome: TemplateImage | BuildFailed) -> bool:
-    """Write down how a build ended; False when its template is gone. Only one that is ready takes its tags from others."""
-    build = session.get(Build, spec.build_id)
-    if build is None:
-        return False
-    now = utc_now()
-    build.updated_at = build.finished_at = now
-    if isinstance(outcome, BuildFailed):
-        build.status, build.reason = "error", {"message": outcome.message, "step": outcome.step}
-        return True
-    build.status, build.disk_mb, build.runtime = "ready", outcome.disk_mb, outcome.runtime
-    build.cpu_count, build.memory_mb = outcome.cpu_count, outcome.memory_mb
-    for tag in build.tags or ():
-        assign_tag(session, build.template_id, tag, build.id)
-    session.get_one(Template, build.template_id).updated_at = now
-    return True
+        if lines := live.lines[live.written :]:
+            await self._database.run(lambda session: buildrecords.write_lines(session, live.build_id, lines))
+            live.written += len(lines)

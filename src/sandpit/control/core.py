@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sandpit.control import records
 from sandpit.control.errors import BusyError, ConflictError, NotFoundError
 from sandpit.control.expiry import ExpirySchedule
 from sandpit.control.live import Live, LiveSandboxes
@@ -98,9 +99,16 @@ class Core:
         self.live.add(live)
         self.show_asleep(sandbox)
 
+    def show_paused(self, sandbox_id: str, *, wakes: bool) -> None:
+        """The same for one that is held, and whose record cannot be read now."""
+        if wakes:
+            self.directory.sleep(sandbox_id)
+        else:
+            self.directory.remove(sandbox_id)
+
     def show_asleep(self, sandbox: Sandbox) -> None:
         """Tell the edge about a paused sandbox: requests resume it only if that was asked for, and with its processes."""
-        if sandbox.lifecycle.get("autoResume") and sandbox.pause_mode == "full":
+        if sandbox.lifecycle.get("autoResume") and sandbox.pause_mode == records.FULL:
             self.directory.add(target(sandbox, "", asleep=True))  # requests that waited for the pause go on waiting
         else:
             self.directory.remove(sandbox.id)

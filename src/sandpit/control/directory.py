@@ -44,6 +44,11 @@ class LiveDirectory:
             self._targets[sandbox_id] = replace(target, state="held")
             self._tell(sandbox_id)
 
+    def sleep(self, sandbox_id: str) -> None:
+        """A sandbox that was held is paused now, and a request may resume it."""
+        if (target := self._targets.get(sandbox_id)) is not None:
+            self._targets[sandbox_id] = replace(target, state="asleep")
+
     def release(self, sandbox_id: str) -> None:
         """A sandbox runs again as before."""
         if (target := self._targets.get(sandbox_id)) is not None:

@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from datetime import datetime
 
-    from sandpit.node.contract import SandboxMetric
+    from sandpit.node.contract import SandboxMetric, SnapshotInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """What a sandbox was put away as, and when."""
+
+    snapshot: SnapshotInfo
+    at: datetime
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +42,8 @@ class Live:
     """When its log last got a line about its timeout, in seconds of the loop's clock."""
     gone: str | None = None
     """Why it ended while it was still being started or resumed."""
+    unrecorded: Pause | None = None
+    """Its pause, while that could not be written down."""
     metric: SandboxMetric | None = None
     counted: bool = False
     """Whether it is in its team's number of running sandboxes."""
@@ -42,6 +53,11 @@ class Live:
     def pauses(self) -> bool:
         """Whether it is paused, not killed, when its time is over."""
         return self.lifecycle.get("onTimeout") == "pause"
+
+    @property
+    def wakes(self) -> bool:
+        """Whether a request resumes it, if it is paused with its processes."""
+        return bool(self.lifecycle.get("autoResume"))
 
 
 class LiveSandboxes:

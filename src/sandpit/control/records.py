@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from sandpit.control.templates import Resolved
     from sandpit.node.contract import SandboxSpec, SnapshotInfo
 
+FULL, FILESYSTEM, UNRESPONSIVE = "full", "filesystem", "unresponsive"
+"""What a paused sandbox was put away with (Sandbox.pause_mode)."""
 _COLUMNS = tuple(Sandbox.__table__.columns)
 _INSERT_SANDBOX = insert(Sandbox)
 _INSERT_METADATA = insert(SandboxMetadata)
@@ -98,9 +100,20 @@ def pause_sandbox(session: Session, sandbox_id: str, snapshot: SnapshotInfo, now
     sandbox = session.get_one(Sandbox, sandbox_id)
     _count_usage(session, sandbox, now)
     sandbox.state, sandbox.end_at = "paused", now
-    sandbox.pause_mode, sandbox.snapshot_bytes = "full" if snapshot.memory else "filesystem", snapshot.size
+    sandbox.pause_mode, sandbox.snapshot_bytes = _mode_of(snapshot), snapshot.size
     write_log(session, sandbox_id, now, "sandbox paused", mode=sandbox.pause_mode)
     return sandbox
+
+
+def is_full(snapshot: SnapshotInfo) -> bool:
+    """Whether the sandbox can go on where it was."""
+    return _mode_of(snapshot) == FULL
+
+
+def _mode_of(snapshot: SnapshotInfo) -> str:
+    if not snapshot.memory:
+        return FILESYSTEM
+    return FULL if snapshot.responsive else UNRESPONSIVE
 
 
 def resume_sandbox(session: Session, sandbox_id: str, now: datetime, life: timedelta) -> Sandbox:

@@ -34,6 +34,7 @@ class NewSandbox:
     mcp: Mapping[str, Any] | None = None
     iam_tokens: bool = False
     volume_mounts: bool = False
+    sidecars: bool = False
 
     def fingerprint(self) -> str:
         """SHA-256 of the request: tells whether two creates with one Idempotency-Key are the same."""
@@ -60,6 +61,10 @@ class NewSandbox:
             raise InvalidRequestError("iam is not supported: this server issues no workload identities. Leave it out.")
         if self.volume_mounts:
             raise InvalidRequestError("volumeMounts is not supported: this server has no volumes. Leave it out.")
+        if self.sidecars:
+            raise InvalidRequestError(
+                "sidecars is not supported: this server runs no sidecars. Leave it out.", error_code="sidecar_flag_off"
+            )
         _check_pairs("metadata", self.metadata, MAX_METADATA_KEY)
         _check_pairs("envVars", self.env_vars, None)
         for name in self.env_vars:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,7 +23,6 @@ from sandpit.control.idempotency import finish
 from sandpit.control.live import Live
 from sandpit.control.network import check_egress, replace_egress
 from sandpit.control.requests import check_timeout
-from sandpit.control.times import rfc3339
 from sandpit.node.contract import (
     CapacityExhausted,
     NodeError,
@@ -42,25 +40,31 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
+    from sandpit.control.deadlines import Deadlines
+    from sandpit.control.ending import Ending
     from sandpit.control.idempotency import IdempotencyService
     from sandpit.control.network import Egress
     from sandpit.control.requests import NewSandbox
     from sandpit.control.teams import Identity
-    from sandpit.control.templates import TemplateService
+    from sandpit.control.templates import Resolved, TemplateService
     from sandpit.node.contract import RunningSandbox
 
 log = logging.getLogger(__name__)
-KILL_RETRY_SECONDS = 5.0
 MAX_REFRESH_SECONDS = 3600
 MIN_REFRESH_SECONDS = 15
-TELL_TIMEOUT_SECONDS = 30.0
-"""A sandbox's log has at most one line about its timeout in this time."""
 
 
 class SandboxService:
     """Create, extend, change, end. Changes run to their end even when the caller goes away."""
 
-    def __init__(self, core: Core, templates: TemplateService, idempotency: IdempotencyService) -> None:
+    def __init__(
+        self,
+        core: Core,
+        templates: TemplateService,
+        idempotency: IdempotencyService,
+        deadlines: Deadlines,
+        ending: Ending,
+    ) -> None:
         self._core = core
         self._database = core.database
         self._node = core.node
@@ -68,6 +72,8 @@ class SandboxService:
         self._expiry = core.expiry
         self._templates = templates
         self._idempotency = idempotency
+        self._deadlines = deadlines
+        self._ending = ending
         self.live = core.live
 
     async def create(self, identity: Identity, new: NewSandbox, idempotency_key: str | None = None) -> Sandbox:
@@ -90,7 +96,7 @@ class SandboxService:
         if not 0 <= duration <= MAX_REFRESH_SECONDS:
             raise InvalidRequestError(f"duration must be from 0 to {MAX_REFRESH_SECONDS} seconds, got {duration}")
         live = self._core.own(identity, sandbox_id)
-        await self._operations.run(self.extend(live, max(duration, MIN_REFRESH_SECONDS)))
+        await self._operations.run(self._deadlines.extend(live, max(duration, MIN_REFRESH_SECONDS)))
 
     async def set_timeout(self, identity: Identity, sandbox_id: str, timeout_s: int) -> None:
         """Let a sandbox end in `timeout_s` seconds, earlier or later than before; 0 ends it now.
@@ -103,12 +109,12 @@ class SandboxService:
             self._core.check_running(live)
             await self._operations.run(self._core.time_out(live, only_when_due=False))
             return
-        await self._operations.run(self._set_deadline(live, timeout_s))
+        await self._operations.run(self._deadlines.set(live, timeout_s))
 
     async def kill(self, identity: Identity, sandbox_id: str) -> None:
         """End a sandbox; returns when its processes are dead. Raises: NotFoundError, SandboxFailedError."""
         live = self._core.own(identity, sandbox_id)
-        if not await self._operations.run(self.end(live, "killed")):
+        if not await self._operations.run(self._ending.end(live, "killed")):
             raise not_found(sandbox_id)
 
     async def update_network(self, identity: Identity, sandbox_id: str, update: Mapping[str, Any]) -> None:
@@ -128,7 +134,7 @@ class SandboxService:
             live.gone = reason
             return
         try:
-            await self._operations.run(self.end(live, reason, on_node=False))
+            await self._operations.run(self._ending.end(live, reason, on_node=False))
         except (ControlError, SQLAlchemyError):
             # The node cannot help it; a timer tries again.
             log.exception("the record of sandbox %s could not be closed", sandbox_id)
@@ -140,7 +146,7 @@ class SandboxService:
     async def kill_all(self, reason: str) -> None:
         """End every running sandbox of every team, and close its record with `reason`; paused ones stay."""
         running = [live for live in self.live if live.counted]
-        await asyncio.gather(*(self._operations.run(self.end(live, reason)) for live in running))
+        await asyncio.gather(*(self._operations.run(self._ending.end(live, reason)) for live in running))
 
     def stop(self) -> None:
         """Let no more sandboxes expire."""
@@ -161,8 +167,17 @@ class SandboxService:
             await self._idempotency.abandon(identity.team_id, key)
             raise
 
+    async def _resolve(self, identity: Identity, new: NewSandbox) -> Resolved:
+        try:
+            return await self._templates.resolve(identity, new.template)
+        except NotFoundError as error:
+            if new.mcp is None:
+                raise
+            hint = "clients that are given `mcp` ask for 'mcp-gateway': build a template of this name with the program mcp-gateway"
+            raise NotFoundError(f"{error.message}; {hint}") from error
+
     async def _create(self, identity: Identity, new: NewSandbox, egress: Egress, key: str | None) -> Sandbox:
-        resolved = await self._templates.resolve(identity, new.template)
+        resolved = await self._resolve(identity, new)
         live = self.reserve(identity, new.lifecycle(), new.timeout)
         build = resolved.build
         spec = SandboxSpec(
@@ -216,7 +231,7 @@ class SandboxService:
         self._core.announce(live, sandbox, running, is_new=True)
         self._templates.spawned(sandbox.template_id)
         if live.gone is not None:
-            await self.end(live, live.gone, on_node=False)
+            await self._ending.end(live, live.gone, on_node=False)
             raise SandboxFailedError(
                 f"the sandbox ended while it was started: {live.gone}", error_code="sandbox_create_failed"
             )
@@ -250,41 +265,6 @@ class SandboxService:
                 await self._node.kill(sandbox.id)
             raise
 
-    async def extend(self, live: Live, seconds: int) -> Sandbox:
-        self._core.check_running(live)
-        async with live.lock:
-            self._core.check_running(live)
-            deadline = min(self._expiry.now() + seconds, live.last_deadline)
-            if deadline > live.deadline:
-                return await self._move_deadline(live, deadline)
-            return await self._database.run(lambda session: session.get_one(Sandbox, live.sandbox_id))
-
-    async def _set_deadline(self, live: Live, seconds: int) -> None:
-        async with live.lock:
-            self._core.check_running(live)
-            await self._move_deadline(live, min(self._expiry.now() + seconds, live.last_deadline))
-
-    async def _move_deadline(self, live: Live, deadline: float) -> Sandbox:
-        now = self._expiry.now()
-        end_at = utc_now() + timedelta(seconds=deadline - now)
-        # Some clients extend every few seconds, for hours.
-        if tell := now >= live.timeout_told + TELL_TIMEOUT_SECONDS:
-            live.timeout_told = now
-
-        def write(session: Session) -> Sandbox:
-            sandbox = session.get_one(Sandbox, live.sandbox_id)
-            sandbox.end_at = end_at
-            if tell:
-                records.write_log(
-                    session, live.sandbox_id, utc_now(), "timeout set", level="debug", endAt=rfc3339(end_at)
-                )
-            return sandbox
-
-        sandbox = await self._database.run(write)
-        live.deadline = deadline
-        self._expiry.set(live.sandbox_id, deadline)
-        return sandbox
-
     async def _update_network(self, live: Live, change: Mapping[str, Any], egress: Egress) -> None:
         async with live.lock:
             self._core.check_running(live)
@@ -302,45 +282,3 @@ class SandboxService:
                 records.write_log(session, live.sandbox_id, utc_now(), "egress rules replaced")
 
             await self._database.run(write)
-
-    async def end(self, live: Live, reason: str, *, on_node: bool = True, only_when_due: bool = False) -> bool:
-        """End a sandbox and close its records; False when somebody else had done it."""
-        async with live.lock:
-            if live.state == "ended":
-                return False
-            if only_when_due and live.state == "running" and live.deadline > self._expiry.now():
-                return False  # extended while the timer fired
-            if only_when_due and live.state == "paused":
-                return False  # put away while the timer fired
-            paused = not live.counted
-            live.state = "ending"
-            self._expiry.cancel(live.sandbox_id)
-            try:
-                self._core.directory.remove(live.sandbox_id)
-                if on_node:
-                    await self._kill_on_node(live.sandbox_id)
-                now = utc_now()
-                await self._database.run(lambda session: records.close_sandbox(session, live.sandbox_id, reason, now))
-            except BaseException:
-                # It must not be forgotten: try again soon.
-                self._expiry.set(live.sandbox_id, self._expiry.now() + KILL_RETRY_SECONDS)
-                raise
-            live.state = "ended"
-            self.live.remove(live)
-            if paused:
-                await self._remove_snapshot(live.sandbox_id)
-            return True
-
-    async def _remove_snapshot(self, snapshot_id: str) -> None:
-        try:
-            await self._node.remove_snapshot(snapshot_id)
-        except NodeError:
-            log.exception("snapshot %s stays until the next start", snapshot_id)
-
-    async def _kill_on_node(self, sandbox_id: str) -> None:
-        try:
-            await self._node.kill(sandbox_id)
-        except UnknownSandbox:
-            return
-        except NodeError as error:
-            raise SandboxFailedError(f"sandbox '{sandbox_id}' could not be killed, trying again: {error}") from error

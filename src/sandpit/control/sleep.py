@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import SQLAlchemyError
 
 from sandpit.control import records
-from sandpit.control.core import Core, not_found
+from sandpit.control.core import Core
 from sandpit.control.errors import (
     BusyError,
     ConflictError,
@@ -18,12 +18,12 @@ from sandpit.control.errors import (
     SandboxFailedError,
 )
 from sandpit.control.network import check_egress
+from sandpit.control.pausing import PAUSE_RETRY_SECONDS
 from sandpit.control.requests import check_timeout
 from sandpit.edge.directory import WakeRefusedError
 from sandpit.node.contract import (
     NodeError,
     SandboxSpec,
-    UnknownSandbox,
     UnknownSnapshot,
     UnknownTemplateBuild,
 )
@@ -31,53 +31,63 @@ from sandpit.store.models import Sandbox
 from sandpit.store.types import utc_now
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
+    from sandpit.control.deadlines import Deadlines
+    from sandpit.control.ending import Ending
     from sandpit.control.live import Live
-    from sandpit.control.quota import SnapshotQuota
+    from sandpit.control.pausing import Pausing
     from sandpit.control.sandboxes import SandboxService
     from sandpit.control.teams import Identity, TeamService
-    from sandpit.node.contract import RunningSandbox, SnapshotInfo
+    from sandpit.node.contract import RunningSandbox
 
 log = logging.getLogger(__name__)
-PAUSE_RETRY_SECONDS = 30.0
-"""After a pause at the timeout that failed: the sandbox goes on rather than be lost."""
 LEAST_WAKE_SECONDS = 300
 """How long a sandbox lives at least that a request has resumed (current-protocol 1.7)."""
 
 
 class SleepService:
-    """Pause and resume. A sandbox's snapshot has the sandbox's id."""
+    """Pause and resume."""
 
-    def __init__(self, core: Core, sandboxes: SandboxService, teams: TeamService, quota: SnapshotQuota) -> None:
+    def __init__(
+        self,
+        core: Core,
+        sandboxes: SandboxService,
+        teams: TeamService,
+        pausing: Pausing,
+        deadlines: Deadlines,
+        ending: Ending,
+    ) -> None:
         self._core = core
         self._sandboxes = sandboxes
+        self._deadlines = deadlines
+        self._ending = ending
         self._teams = teams
-        self._quota = quota
+        self._pausing = pausing
         core.directory.waker = self.wake
         core.time_out = self.time_out
 
-    async def pause(self, identity: Identity, sandbox_id: str, *, memory: bool = True) -> None:
+    async def pause(self, identity: Identity, sandbox_id: str, *, memory: bool = True, strict: bool = False) -> None:
         """Put a sandbox away; without `memory` only its file system is kept.
 
+        With `strict`, and always without `memory`, its agent must answer; a snapshot of one that does not is marked, see `connect`.
         Raises: NotFoundError, ConflictError (paused already); LimitReachedError (disk), BusyError (its agent does not answer),
         SandboxFailedError: it goes on.
         """
         live = self._core.own(identity, sandbox_id)
-        await self._core.operations.run(self._pause(live, memory=memory))
+        await self._core.operations.run(self._pausing.pause(live, memory=memory, strict=strict))
 
     async def connect(
         self, identity: Identity, sandbox_id: str, timeout_s: int, *, memory: bool = True
     ) -> tuple[Sandbox, bool]:
-        """The sandbox, living at least `timeout_s` seconds more, and whether it had to be resumed.
+        """The sandbox, living at least `timeout_s` seconds more, and whether it had to be resumed; it boots without `memory`.
 
-        Raises: InvalidRequestError, NotFoundError, ConflictError (being killed), LimitReachedError, BusyError, SandboxFailedError.
+        Raises: InvalidRequestError, NotFoundError, ConflictError (being killed; or its agent did not answer when it was paused, and
+        its memory would bring that back), LimitReachedError, BusyError, SandboxFailedError.
         """
         check_timeout(timeout_s, identity.max_session_seconds, minimum=1)
         live = self._core.own(identity, sandbox_id)
         if live.state == "running":
             try:
-                return await self._core.operations.run(self._sandboxes.extend(live, timeout_s)), False
+                return await self._core.operations.run(self._deadlines.extend(live, timeout_s)), False
             except ConflictError:
                 if live.state not in ("pausing", "paused", "resuming"):
                     raise
@@ -91,28 +101,34 @@ class SleepService:
 
     async def time_out(self, live: Live, *, only_when_due: bool) -> None:
         """A sandbox's time is over: pause it if that was asked for, else end it."""
+        if live.state == "paused" and live.unrecorded is not None:
+            await self._pausing.record_again(live)
+            return
         if not live.pauses or live.state not in ("running", "pausing"):
-            await self._sandboxes.end(live, "timeout", only_when_due=only_when_due)
+            await self._ending.end(live, "timeout", only_when_due=only_when_due)
             return
         try:
-            await self._pause(live, memory=live.lifecycle.get("keepMemory") is not False, only_when_due=only_when_due)
+            await self._pausing.pause(
+                live, memory=live.lifecycle.get("keepMemory") is not False, only_when_due=only_when_due
+            )
         except ConflictError:
             return  # somebody else paused or ended it
         except (ControlError, SQLAlchemyError) as error:
-            if (
-                live.state == "running"
-                and isinstance(error, BusyError)
-                and self._core.expiry.now() > live.last_deadline
-            ):
-                # Whoever has root in a sandbox can keep its agent from answering: it must not live for ever by that.
-                log.warning("sandbox %s ends, its session is over and it cannot be paused: %s", live.sandbox_id, error)
-                await self._sandboxes.end(live, "timeout")
+            if live.state == "running" and await self._outlived(live, error):
                 return
-            if live.state == "running":
-                log.warning("sandbox %s goes on, it could not be paused at its timeout: %s", live.sandbox_id, error)
-                self._core.expiry.set(live.sandbox_id, self._core.expiry.now() + PAUSE_RETRY_SECONDS)
             if not only_when_due:
                 raise
+
+    async def _outlived(self, live: Live, error: Exception) -> bool:
+        """A sandbox could not be paused at its timeout: it goes on, or is ended (True) if its session is over, too."""
+        if isinstance(error, BusyError) and self._core.expiry.now() > live.last_deadline:
+            # Whoever has root in a sandbox can keep its agent from answering: it must not live for ever by that.
+            log.warning("sandbox %s ends, its session is over and it cannot be paused: %s", live.sandbox_id, error)
+            await self._ending.end(live, "timeout")
+            return True
+        log.warning("sandbox %s goes on, it could not be paused at its timeout: %s", live.sandbox_id, error)
+        self._core.expiry.set(live.sandbox_id, self._core.expiry.now() + PAUSE_RETRY_SECONDS)
+        return False
 
     async def wake(self, sandbox_id: str) -> None:
         """A request came for a sandbox that is held, which is waited for, or asleep. Raises: WakeRefusedError."""
@@ -130,71 +146,17 @@ class SleepService:
             await self._core.operations.run(self._wake(live, timeout_s, identity))
         except ControlError as error:
             raise WakeRefusedError(error.status, error.message) from error
+        except SQLAlchemyError as error:
+            log.exception("sandbox %s cannot be resumed for a request", sandbox_id)
+            raise WakeRefusedError(
+                500, "the sandbox could not be resumed: the server's database does not answer"
+            ) from error
 
     async def _wake(self, live: Live, seconds: int, identity: Identity) -> None:
         """The first of many requests resumes it; the others change nothing."""
         async with live.lock:
             if live.state == "paused":
                 await self._wake_up(live, seconds, identity, only_full=True)
-
-    async def _pause(self, live: Live, *, memory: bool, only_when_due: bool = False) -> None:
-        async with live.lock:
-            if live.state == "paused":
-                raise ConflictError(f"sandbox '{live.sandbox_id}' is paused already")
-            self._core.check_running(live)
-            if only_when_due and live.deadline > self._core.expiry.now():
-                return  # extended while the timer fired
-            await self._quota.check(live.team_id)
-            await self._set_state(live, "pausing")
-            live.state = "pausing"
-            self._core.expiry.cancel(live.sandbox_id)
-            try:
-                await self._core.announce_snapshot(live)
-                self._core.directory.hold(live.sandbox_id)
-                info = await self._save(live, memory=memory)
-            except BaseException:
-                await self._go_on(live)
-                raise
-            self._core.live.fall_asleep(live)
-            await self._record_pause(live, info)
-
-    async def _save(self, live: Live, *, memory: bool) -> SnapshotInfo:
-        sandbox_id = live.sandbox_id
-        try:
-            return await self._core.node.snapshot(sandbox_id, sandbox_id, memory=memory, end=True)
-        except UnknownSandbox as error:
-            raise not_found(sandbox_id) from error
-        except NodeError as error:
-            raise SandboxFailedError(f"sandbox '{sandbox_id}' could not be paused and runs on: {error}") from error
-
-    async def _go_on(self, live: Live) -> None:
-        """A pause has failed. A deadline that has passed must not fire at once: the sandbox would be held over and over."""
-        live.state = "running"
-        self._core.directory.release(live.sandbox_id)
-        now = self._core.expiry.now()
-        self._core.expiry.set(live.sandbox_id, live.deadline if live.deadline > now else now + PAUSE_RETRY_SECONDS)
-        try:
-            await self._set_state(live, "running")
-        except SQLAlchemyError:
-            log.exception("sandbox %s runs, but its record says that it is being paused", live.sandbox_id)
-
-    async def _set_state(self, live: Live, state: str) -> None:
-        def write(session: Session) -> None:
-            session.get_one(Sandbox, live.sandbox_id).state = state
-
-        await self._core.database.run(write)
-
-    async def _record_pause(self, live: Live, info: SnapshotInfo) -> None:
-        """Write down that a sandbox is paused. If that fails it is all the same: its record says "pausing", which is shown as paused."""
-        now = utc_now()
-        try:
-            sandbox = await self._core.database.run(
-                lambda session: records.pause_sandbox(session, live.sandbox_id, info, now)
-            )
-        except BaseException:
-            self._core.directory.remove(live.sandbox_id)
-            raise
-        self._core.show_asleep(sandbox)
 
     async def _resume(
         self, live: Live, seconds: int, identity: Identity, *, memory: bool = True
@@ -203,7 +165,7 @@ class SleepService:
         sandbox = await self._if_paused(live, seconds, identity, memory=memory)
         if sandbox is not None:
             return sandbox, True
-        return await self._sandboxes.extend(live, seconds), False
+        return await self._deadlines.extend(live, seconds), False
 
     async def _resume_paused(self, live: Live, seconds: int, identity: Identity) -> Sandbox:
         """A sandbox that runs is left as it is, its deadline too."""
@@ -227,11 +189,10 @@ class SleepService:
             raise LimitReachedError(
                 f"the team runs {identity.max_sandboxes} sandboxes, its limit: sandbox '{live.sandbox_id}' stays paused"
             )
+        await self._pausing.record(live)
         sandbox = await self._core.database.run(lambda session: session.get_one(Sandbox, live.sandbox_id))
-        if only_full and sandbox.pause_mode != "full":
-            raise ConflictError(
-                f"sandbox '{live.sandbox_id}' was paused without its processes: connect to it to boot it"
-            )
+        if memory:
+            _check_memory(sandbox, only_full=only_full)
         self._core.live.wake_up(live)
         live.gone = None
         try:
@@ -246,7 +207,7 @@ class SleepService:
         except NodeError:
             log.exception("the snapshot of sandbox %s stays until the next start", live.sandbox_id)
         if live.gone is not None:
-            self._core.operations.spawn(self._sandboxes.end(live, live.gone, on_node=False))
+            self._core.operations.spawn(self._ending.end(live, live.gone, on_node=False))
         return sandbox
 
     async def _start(self, sandbox: Sandbox, *, memory: bool) -> RunningSandbox:
@@ -270,6 +231,18 @@ class SleepService:
             except NodeError:
                 log.exception("sandbox %s runs although it counts as paused", live.sandbox_id)
             raise
+
+
+def _check_memory(sandbox: Sandbox, *, only_full: bool) -> None:
+    """Whether a sandbox can go on where it was. Raises: ConflictError."""
+    if sandbox.pause_mode == records.UNRESPONSIVE:
+        raise ConflictError(
+            f"the agent of sandbox '{sandbox.id}' did not answer when it was paused, and its memory would bring that back: "
+            "connect to it without memory to boot it from its files",
+            error_code="sandbox_snapshot_guest_agent_unresponsive",
+        )
+    if only_full and sandbox.pause_mode != records.FULL:
+        raise ConflictError(f"sandbox '{sandbox.id}' was paused without its processes: connect to it to boot it")
 
 
 def _spec(sandbox: Sandbox, *, memory: bool) -> SandboxSpec:

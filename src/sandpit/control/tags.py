@@ -8,7 +8,8 @@ from sqlalchemy import delete, exists, select
 
 from sandpit.control.buildrequests import check_tag
 from sandpit.control.errors import InvalidRequestError, NotFoundError
-from sandpit.control.templates import DEFAULT_TAG, assign_tag, parse_ref
+from sandpit.control.templatenames import DEFAULT_TAG, parse_ref
+from sandpit.control.templaterecords import assign_tag
 from sandpit.store.models import Build, Snapshot, Template, TemplateName, TemplateTag
 from sandpit.store.types import utc_now
 

@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlalchemy import exists, or_, select, update
 
+from sandpit.control import templaterecords
 from sandpit.control.cursors import MAX_PAGE, decode_cursor, encode_cursor
 from sandpit.control.errors import ForbiddenError, InvalidRequestError, NotFoundError
-from sandpit.store.models import Build, Snapshot, Template, TemplateName, TemplateTag
+from sandpit.control.templatenames import DEFAULT_TAG, PLATFORM, parse_ref
+from sandpit.store.models import Build, Snapshot, Template, TemplateTag
 from sandpit.store.types import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sqlalchemy import ColumnElement
-    from sqlalchemy.ext.asyncio import AsyncSession
-    from sqlalchemy.orm import Session
 
     from sandpit.control.teams import Identity
+    from sandpit.control.templaterecords import TemplateInfo
     from sandpit.node.contract import TemplateImage
     from sandpit.store.database import Database
 
-DEFAULT_TAG = "default"
 CACHE_SECONDS = 5.0
 """How long another process's change may take to be seen; this process's are seen at once."""
 CACHE_SIZE = 1000
-PLATFORM = ""
-"""Namespace of the templates that came with the product."""
-_NAME = re.compile(r"(?:(?P<namespace>[a-z0-9_-]+)/)?(?P<name>[a-z0-9_-]{1,128})(?::(?P<tag>[a-z0-9_.-]{1,128}))?")
-
-
-@dataclass(frozen=True, slots=True)
-class TemplateRef:
-    """A name as a caller writes it: `name`, `name:tag`, `namespace/name[:tag]`, or a template id."""
-
-    name: str
-    namespace: str | None = None
-    tag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,30 +38,6 @@ class Resolved:
     template: Template
     build: Build
     alias: str | None
-
-
-@dataclass(slots=True)
-class TemplateInfo:
-    """A template with everything the API shows of it."""
-
-    template: Template
-    build: Build
-    """The build of the `default` tag, else the newest."""
-    aliases: list[str] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    builds: list[Build] = field(default_factory=list)
-    """All builds, newest first."""
-
-
-def parse_ref(text: str) -> TemplateRef:
-    """Case does not count (current-protocol 10.4). Raises: InvalidRequestError."""
-    match = _NAME.fullmatch(text.strip().lower())
-    if match is None:
-        raise InvalidRequestError(
-            f"'{text[:200]}' is no template: expected an id, 'name', 'name:tag' or 'namespace/name:tag' "
-            "with a-z, 0-9, '-' and '_'"
-        )
-    return TemplateRef(match["name"], match["namespace"], match["tag"])
 
 
 class TemplateService:
@@ -109,7 +72,7 @@ class TemplateService:
         """Write down builds that a node can start. Known builds keep their tags; a new one becomes the default."""
         async with self._database.write() as session:
             for image in images:
-                await _register(session, image, team_id, namespace)
+                await templaterecords.register(session, image, team_id, namespace)
         self.changed()
 
     async def resolve(self, identity: Identity, text: str) -> Resolved:
@@ -126,7 +89,7 @@ class TemplateService:
     async def _resolve(self, identity: Identity, text: str) -> Resolved:
         ref = parse_ref(text)
         async with self._database.read() as session:
-            template = await _find(session, ref, identity)
+            template = await templaterecords.find(session, ref, identity)
             if template is None or not _visible(template, identity):
                 raise NotFoundError(f"template '{text}' not found")
             tag = ref.tag or DEFAULT_TAG
@@ -140,7 +103,7 @@ class TemplateService:
                 build = await session.scalar(select(Build).where(Build.id == tag, Build.template_id == template.id))
             if build is None or build.status != "ready":
                 raise NotFoundError(f"template '{text}' has no finished build with the tag '{tag}'")
-            names = await _names(session, [template.id])
+            names = await templaterecords.names_of(session, [template.id])
         aliases = [name for _, name in names.get(template.id, [])]
         alias = ref.name if ref.name in aliases else next(iter(aliases), None)
         return Resolved(template, build, alias)
@@ -151,13 +114,13 @@ class TemplateService:
         if ref.tag is not None:
             raise InvalidRequestError(f"template '{text}' has a tag: sandboxes are found by template, without a tag")
         async with self._database.read() as session:
-            template = await _find(session, ref, identity)
+            template = await templaterecords.find(session, ref, identity)
         return template.id if template is not None and _visible(template, identity) else None
 
     async def by_alias(self, identity: Identity, alias: str) -> Template:
         """Raises: NotFoundError, ForbiddenError (it belongs to others; current-protocol 10.4)."""
         async with self._database.read() as session:
-            template = await _find(session, parse_ref(alias), identity)
+            template = await templaterecords.find(session, parse_ref(alias), identity)
         if template is None:
             raise NotFoundError(f"template alias '{alias}' not found")
         if not _visible(template, identity):
@@ -168,7 +131,7 @@ class TemplateService:
         """A team's own template, by id or name without a tag. Raises: NotFoundError (also for others'), InvalidRequestError."""
         ref = parse_ref(text)
         async with self._database.read() as session:
-            template = await _find(session, ref, identity)
+            template = await templaterecords.find(session, ref, identity)
         if template is None or template.team_id != identity.team_id or ref.tag is not None:
             raise NotFoundError(f"template '{text[:200]}' not found")
         return template
@@ -176,7 +139,7 @@ class TemplateService:
     async def set_public(self, identity: Identity, text: str, public: bool) -> list[str]:
         """Publish a template, or take it back; returns its full names. Raises: NotFoundError, ForbiddenError (another team's)."""
         async with self._database.read() as session:
-            template = await _find(session, parse_ref(text), identity)
+            template = await templaterecords.find(session, parse_ref(text), identity)
         if template is None:
             raise NotFoundError(f"template '{text[:200]}' not found")
         if template.team_id != identity.team_id:
@@ -184,17 +147,17 @@ class TemplateService:
         async with self._database.write() as session:
             values = {"public": public, "updated_at": utc_now()}
             await session.execute(update(Template).where(Template.id == template.id).values(values))
-            names = await _names(session, [template.id])
+            names = await templaterecords.names_of(session, [template.id])
         self.changed()
         return [f"{namespace}/{name}" for namespace, name in names.get(template.id, [])]
 
     async def get(self, identity: Identity, text: str) -> TemplateInfo:
         """One template by id or name. Raises: NotFoundError, InvalidRequestError."""
         async with self._database.read() as session:
-            template = await _find(session, parse_ref(text), identity)
+            template = await templaterecords.find(session, parse_ref(text), identity)
             if template is None or not _visible(template, identity):
                 raise NotFoundError(f"template '{text}' not found")
-            infos = await _infos(session, [template])
+            infos = await templaterecords.infos(session, [template])
         if not infos:
             raise NotFoundError(f"template '{text}' has no build")
         return infos[0]
@@ -207,7 +170,7 @@ class TemplateService:
             .order_by(Template.created_at.desc(), Template.id.desc())
         )
         async with self._database.read() as session:
-            return await _infos(session, list(await session.scalars(query)))
+            return await templaterecords.infos(session, list(await session.scalars(query)))
 
     async def page(
         self, identity: Identity, limit: int | None, next_token: str | None
@@ -233,90 +196,3 @@ def _is_snapshot() -> ColumnElement[bool]:
 
 def _visible(template: Template, identity: Identity) -> bool:
     return template.public or template.team_id == identity.team_id
-
-
-async def _find(session: AsyncSession, ref: TemplateRef, identity: Identity) -> Template | None:
-    """By name (the team's own before the platform's), then by id."""
-    namespaces = [ref.namespace] if ref.namespace is not None else [identity.slug, PLATFORM]
-    query = (
-        select(Template)
-        .join(TemplateName, TemplateName.template_id == Template.id)
-        .where(TemplateName.name == ref.name, TemplateName.namespace.in_(namespaces))
-        .order_by(TemplateName.namespace.desc())
-        .limit(1)
-    )
-    if (template := await session.scalar(query)) is not None:
-        return template
-    return await session.get(Template, ref.name) if ref.namespace is None else None
-
-
-async def _names(session: AsyncSession, template_ids: list[str]) -> dict[str, list[tuple[str, str]]]:
-    query = select(TemplateName).where(TemplateName.template_id.in_(template_ids)).order_by(TemplateName.name)
-    names: dict[str, list[tuple[str, str]]] = {}
-    for row in await session.scalars(query):
-        names.setdefault(row.template_id, []).append((row.namespace, row.name))
-    return names
-
-
-async def _infos(session: AsyncSession, templates: list[Template]) -> list[TemplateInfo]:
-    wanted = [template.id for template in templates]
-    names = await _names(session, wanted)
-    builds: dict[str, list[Build]] = {}
-    query = select(Build).where(Build.template_id.in_(wanted)).order_by(Build.created_at.desc(), Build.id)
-    for build in await session.scalars(query):
-        builds.setdefault(build.template_id, []).append(build)
-    tags = select(TemplateTag).where(TemplateTag.template_id.in_(wanted), TemplateTag.tag == DEFAULT_TAG)
-    default = {tag.template_id: tag.build_id for tag in await session.scalars(tags)}
-    infos = []
-    for template in templates:
-        own = builds.get(template.id)
-        if not own:
-            continue
-        current = next((build for build in own if build.id == default.get(template.id)), own[0])
-        pairs = names.get(template.id, [])
-        shown = [f"{namespace}/{name}" if namespace else name for namespace, name in pairs]
-        infos.append(TemplateInfo(template, current, [name for _, name in pairs], shown, own))
-    return infos
-
-
-async def _register(session: AsyncSession, image: TemplateImage, team_id: str | None, namespace: str) -> None:
-    now = utc_now()
-    if await session.get(Template, image.template_id) is None:
-        session.add(
-            Template(id=image.template_id, team_id=team_id, public=team_id is None, created_at=now, updated_at=now)
-        )
-        await session.flush()
-    refs = [parse_ref(name) for name in image.names]
-    for ref in refs:
-        if await session.get(TemplateName, (namespace, ref.name)) is None:
-            session.add(TemplateName(namespace=namespace, name=ref.name, template_id=image.template_id))
-            await session.flush()
-    if await session.get(Build, image.build_id) is not None:
-        return
-    session.add(
-        Build(
-            id=image.build_id,
-            template_id=image.template_id,
-            status="ready",
-            cpu_count=image.cpu_count,
-            memory_mb=image.memory_mb,
-            disk_mb=image.disk_mb,
-            runtime=image.runtime,
-            created_at=now,
-            updated_at=now,
-            finished_at=now,
-        )
-    )
-    await session.flush()
-    for tag in {ref.tag or DEFAULT_TAG for ref in refs} or {DEFAULT_TAG}:
-        await session.run_sync(assign_tag, image.template_id, tag, image.build_id)
-
-
-def assign_tag(session: Session, template_id: str, tag: str, build_id: str) -> None:
-    """Let `template:tag` mean this build; the newest assignment wins (current-protocol 10.4)."""
-    row = session.get(TemplateTag, (template_id, tag))
-    if row is None:
-        session.add(TemplateTag(template_id=template_id, tag=tag, build_id=build_id, created_at=utc_now()))
-    else:
-        row.build_id, row.created_at = build_id, utc_now()
-    session.flush()

@@ -7,9 +7,9 @@ import socket
 import struct
 from typing import TYPE_CHECKING, cast
 
-from .answers import Refusal, render
 from .body import BodyError
 from .exchange import Exchange
+from .refusals import Refusal, render
 from .routing import route
 from .wire import WireError, find_head_end, parse_request
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .answers import Refusal, broken_answer, port_closed, sandbox_not_found
+from .refusals import Refusal, broken_answer, port_closed, sandbox_not_found
 from .routing import AGENT_PORTS
 from .upstream import Key
 

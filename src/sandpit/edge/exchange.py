@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from .answers import Refusal, sandbox_not_found
-from .body import BodyError, ChunkedBody, EndlessBody
-from .destination import allowed_upgrade, broken, key_for, unreachable
-from .directory import WakeRefusedError
-from .headers import interim_head, request_head, response_head
-from .routing import AGENT_PORTS, guard
-from .upstream import PortClosedError
-from .wire import Response, WireError, find_head_end, parse_response
+from .answer import SWITCHING_PROTOCOLS, AnswerBody, AnswerHeads
+from .body import BodyError
+from .connecting import Connector
+from .destination import allowed_upgrade, broken, unreachable
+from .headers import interim_head, request_head
+from .routing import AGENT_PORTS
+from .wire import WireError
 
 if TYPE_CHECKING:
-    import asyncio
-
     from .body import Body
     from .client import Client
+    from .refusals import Refusal
     from .routing import Route
     from .upstream import Upstream
-    from .wire import Request
+    from .wire import Request, Response
 
-_ANSWER_HEAD_BYTES = 256 * 1024
-_MAX_INTERIM = 32
 # Sent again when a kept connection turns out to be dead: doing these twice is as good as once (RFC 9110, 9.2.2).
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 
@@ -42,27 +37,27 @@ class Exchange:
 
     def __init__(self, client: Client, request: Request, route: Route) -> None:
         self.request = request
-        self.route = route
         self._client = client
         self._edge = client.edge
         self._upstream: Upstream | None = None
-        self._dialing: asyncio.Task[None] | None = None
         self._stage = _Stage.HEAD
         self._incoming: Body | None = request.body()
-        self._outgoing: Body | None = None
-        self._response: Response | None = None
-        self._rechunk = False
-        self._framed = True
-        self._buffer = b""
-        self._interims = 0
+        self._heads = AnswerHeads()
+        self._outgoing: AnswerBody | None = None
+        self._keep_upstream = False
         self._half_closed = False
         self._upgrade = allowed_upgrade(request, route)
-        self._key = key_for(route, self._edge.api_backend)
+        self._connector = Connector(self._edge, request, route)
+
+    @property
+    def route(self) -> Route:
+        """Where the request goes; a sandbox that was resumed is found elsewhere than before."""
+        return self._connector.route
 
     @property
     def sandbox_id(self) -> str:
         """Empty for the API."""
-        return self._key.sandbox_id
+        return self._connector.sandbox_id
 
     @property
     def request_done(self) -> bool:
@@ -89,62 +84,10 @@ class Exchange:
         return self._upstream is not None and self._upstream.congested
 
     def start(self) -> None:
-        if self._must_wait:
-            self._dialing = self._edge.spawn(self._wake())
-            return
-        upstream = self._edge.pool.take(self._key)
-        if upstream is not None:
-            self._attach(upstream)
-        else:
-            self._dialing = self._edge.spawn(self._dial())
+        self._connector.start(self)
 
-    @property
-    def _must_wait(self) -> bool:
-        target = self.route.target
-        return target is not None and target.state != "running"
-
-    async def _wake(self) -> None:
-        """Wait until the sandbox runs again, which the request itself may bring about."""
-        try:
-            while self._must_wait:
-                await self._wait()
-        except Refusal as refusal:
-            self._dialing = None
-            self._refuse(refusal)
-            return
-        self._key = key_for(self.route, self._edge.api_backend)
-        await self._dial()
-
-    async def _wait(self) -> None:
-        """One step towards a sandbox that runs. Raises: Refusal."""
-        directory, target = self._edge.directory, self.route.target
-        assert target is not None
-        # Again: while the request waited, the sandbox may have fallen asleep.
-        guard(self.request, self.route, directory)
-        try:
-            found = await directory.wake(target.sandbox_id)
-        except WakeRefusedError as error:
-            title = "Sandbox Not Resumed"
-            raise Refusal(error.status, str(error), title=title, sandbox_id=target.sandbox_id) from error
-        if found is None:
-            raise sandbox_not_found(target.sandbox_id)
-        self.route = replace(self.route, target=found)
-
-    async def _dial(self) -> None:
-        try:
-            upstream = await self._edge.dialer.dial(self._key)
-        except PortClosedError:
-            self._dialing = None
-            self._refuse(unreachable(self.route, self._edge.directory))
-            return
-        self._dialing = None
-        if self._stage is _Stage.OVER or upstream.closed:
-            upstream.abort()
-            self._refuse(unreachable(self.route, self._edge.directory))
-            return
-        self._attach(upstream)
-
-    def _attach(self, upstream: Upstream) -> None:
+    def connected(self, upstream: Upstream) -> None:
+        """The connection is there: send the request."""
         self._upstream = upstream
         upstream.user = self
         client = self._client
@@ -200,8 +143,7 @@ class Exchange:
     def cancel(self) -> None:
         """The client is gone, or the sandbox: drop the upstream connection at once."""
         self._stage = _Stage.OVER
-        if self._dialing is not None:
-            self._dialing.cancel()
+        self._connector.cancel()
         if self._upstream is not None:
             self._upstream.abort()
         self._edge.forget(self)
@@ -211,7 +153,7 @@ class Exchange:
         if not self.answering:
             if self._try_again():
                 return
-            self._refuse(unreachable(self.route, self._edge.directory))
+            self.refuse(unreachable(self.route, self._edge.directory))
             return
         self.cancel()
         self._client.reset()
@@ -243,36 +185,28 @@ class Exchange:
         self._ended(error)
 
     def _read_head(self, data: bytes) -> None:
-        searched = len(self._buffer)
-        self._buffer += data
+        heads = self._heads
+        heads.feed(data)
         try:
             while self._stage is _Stage.HEAD:
-                end = find_head_end(self._buffer, searched, _ANSWER_HEAD_BYTES, loose=True)
-                if not end:
+                if (response := heads.next()) is None:
                     return
-                head, self._buffer, searched = self._buffer[:end], self._buffer[end:], 0
-                self._on_head(parse_response(head))
+                self._on_head(response)
         except WireError as error:
             what = f"sent a malformed answer ({error.message})"
-            self._refuse(broken(self.route, self._edge.directory, what))
+            self.refuse(broken(self.route, self._edge.directory, what))
             return
-        rest, self._buffer = self._buffer, b""
-        if self._stage is _Stage.OVER:
-            return
-        if rest:
+        rest = heads.take_rest()
+        if rest and self._stage is not _Stage.OVER:
             self.upstream_data(rest)
 
     def _on_head(self, response: Response) -> None:
-        if response.status == 101:
+        if response.status == SWITCHING_PROTOCOLS:
             self._open_tunnel(response)
-        elif response.status < 200:
-            self._interims += 1
-            if self._interims > _MAX_INTERIM:
-                raise WireError("too many interim answers")
-            if self.request.http11:
-                self._client.write(interim_head(response))
-        else:
+        elif response.status >= 200:
             self._begin_answer(response)
+        elif self.request.http11:
+            self._client.write(interim_head(response))
 
     def _open_tunnel(self, response: Response) -> None:
         if not self._upgrade or not self.request_done:
@@ -282,34 +216,23 @@ class Exchange:
         self._edge.loop.call_soon(self._client.pump)
 
     def _begin_answer(self, response: Response) -> None:
-        http11 = self.request.http11
-        body = response.body(self.request.method, decode=not http11)
-        endless = isinstance(body, EndlessBody)
-        self._rechunk = endless and http11
-        chunked = http11 and (endless or isinstance(body, ChunkedBody))
-        self._framed = chunked or body is None or b"content-length" in response.fields
-        keep = self.request.keep_alive and self._framed and not self._edge.stopping
+        body = AnswerBody(self.request, response)
+        keep = self.request.keep_alive and body.framed and not self._edge.stopping
         self._client.keep = keep
-        self._response, self._outgoing, self._stage = response, body, _Stage.BODY
-        self._client.write(response_head(response, http11=http11, chunked=chunked, keep_alive=keep))
-        if body is None:
-            self._finish(clean=not self._buffer)
+        self._outgoing, self._keep_upstream, self._stage = body, response.keep_alive, _Stage.BODY
+        self._client.write(body.head(keep_alive=keep))
+        if body.done:
+            self._finish(clean=not self._heads.rest)
 
     def _read_body(self, data: bytes) -> None:
         body = self._outgoing
         assert body is not None
         try:
-            end = body.feed(data)
+            passed_on, end = body.feed(data)
         except BodyError:
             self._break()
             return
-        client = self._client
-        if self._rechunk:
-            client.write(b"%x\r\n%b\r\n" % (len(data), data))
-        elif isinstance(body, ChunkedBody) and not self.request.http11:
-            client.write(b"".join(body.pieces))
-        else:
-            client.write(data if end == len(data) else data[:end])
+        self._client.write(passed_on)
         if body.done:
             self._finish(clean=end == len(data))
 
@@ -323,17 +246,20 @@ class Exchange:
                 self._client.reset()
         elif self._stage is _Stage.HEAD:
             self._ended_without_answer()
-        elif isinstance(self._outgoing, EndlessBody) and error is None:
-            if self._rechunk:
-                self._client.write(b"0\r\n\r\n")
-            self._finish(clean=False)
         elif self._stage is _Stage.BODY:
-            self._break()
+            assert self._outgoing is not None
+            last = self._outgoing.end() if error is None else None
+            if last is None:
+                self._break()
+                return
+            if last:
+                self._client.write(last)
+            self._finish(clean=False)
 
     @property
     def _repeatable(self) -> bool:
         """Whether sending the request again cannot do harm."""
-        untouched = self._incoming is None and not self._buffer and not self._interims
+        untouched = self._incoming is None and not self._heads.begun
         return untouched and self.request.method in _IDEMPOTENT
 
     def _try_again(self) -> bool:
@@ -344,13 +270,10 @@ class Exchange:
         held = edge.directory.find(route.target.sandbox_id)
         if held is None or held.state == "running":
             return False
-        if self._dialing is not None:
-            self._dialing.cancel()
         if self._upstream is not None:
             self._upstream.abort()
             self._upstream = None
-        self.route = replace(route, target=held)
-        self._dialing = edge.spawn(self._wake())
+        self._connector.wait_for(held, self)
         return True
 
     def _ended_without_answer(self) -> None:
@@ -359,19 +282,20 @@ class Exchange:
         if upstream.reused and self._repeatable:
             upstream.abort()
             self._upstream = None
-            self._dialing = self._edge.spawn(self._dial())
+            self._connector.dial(self)
             return
-        self._refuse(broken(self.route, self._edge.directory, "closed the connection without an answer"))
+        self.refuse(broken(self.route, self._edge.directory, "closed the connection without an answer"))
 
     def _break(self) -> None:
         """The answer cannot be completed: its end must not look like one."""
         self.cancel()
-        if self._framed:
+        if self._outgoing is None or self._outgoing.framed:
             self._client.hang_up()  # what came so far arrives, the missing rest is evident
         else:
             self._client.reset()
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer in the sandbox's stead, unless the exchange is over."""
         over = self._stage is _Stage.OVER
         self.cancel()
         if not over:
@@ -379,13 +303,12 @@ class Exchange:
 
     def _finish(self, *, clean: bool) -> None:
         """The answer is complete; `clean` says that the server sent nothing behind it."""
-        upstream, response = self._upstream, self._response
+        upstream = self._upstream
         assert upstream is not None
-        assert response is not None
         self._stage = _Stage.OVER
         self._edge.forget(self)
         idle = not upstream.transport.get_write_buffer_size()
-        if clean and idle and self.request_done and response.keep_alive and not self._upgrade:
+        if clean and idle and self.request_done and self._keep_upstream and not self._upgrade:
             self._edge.pool.put(upstream, self._edge.loop.time())
         else:
             upstream.abort()

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .answers import Refusal, sandbox_not_found
 from .directory import AGENT_PORT, LEGACY_AGENT_PORT, RELAY_PORT
+from .refusals import Refusal, sandbox_not_found
 from .reserved import is_reserved
 from .signatures import find_signed
 

@@ -6,9 +6,9 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING
 
-from .answers import Refusal
 from .client import Client
 from .limits import Limits
+from .refusals import Refusal
 from .tls import TlsListener
 from .upstream import Dialer, Pool
 

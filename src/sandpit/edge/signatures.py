@@ -8,7 +8,7 @@ import hmac
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
-from .answers import Refusal
+from .refusals import Refusal
 
 if TYPE_CHECKING:
     from .directory import Directory, Target

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _XATTR = "SCHILY.xattr."
 _COPY = 1 << 20
+DESCRIPTOR = 100
+"""Where the first process keeps `Upper` open: a fixed number, so that another process finds it there (sandpit.guest.export)."""
 
 
 class Upper:

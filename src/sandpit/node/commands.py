@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from sandpit.node.contract import NodeError
+
+_CHUNK = 1 << 20
+_MOST_COMPLAINTS = 64 << 10
 
 
 class CommandFailed(NodeError):
@@ -53,3 +57,37 @@ async def run(*command: str, stdin: str | None = None, timeout: float = 30.0) ->
     if process.returncode:
         raise CommandFailed(command, process.returncode, (err or out).decode(errors="replace"))
     return out.decode(errors="replace")
+
+
+async def save(*command: str, target: Path, limit: int, timeout: float) -> None:
+    """Run a tool to its end, with standard output to a new file.
+
+    Raises: CommandFailed when it exits non-zero, prints more than `limit` bytes or takes longer than `timeout` seconds (it is killed
+    then); OSError.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    complaints = asyncio.ensure_future(process.stderr.read(_MOST_COMPLAINTS))
+    try:
+        async with asyncio.timeout(timeout):
+            with target.open("xb", buffering=0) as file:
+                size = 0
+                while chunk := await process.stdout.read(_CHUNK):
+                    size += len(chunk)
+                    if size > limit:
+                        raise CommandFailed(command, None, f"it gave more than {limit} bytes")
+                    await asyncio.to_thread(file.write, chunk)
+            status = await process.wait()
+            said = (await complaints).decode(errors="replace")
+    except TimeoutError:
+        raise CommandFailed(command, None, "") from None
+    finally:
+        complaints.cancel()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if status:
+        raise CommandFailed(command, status, said)

@@ -63,6 +63,8 @@ class SnapshotInfo:
     """Whether processes and memory are in it; otherwise the file system only."""
     size: int
     """Bytes on disk."""
+    responsive: bool = True
+    """Of one with memory: whether its agent answered. If not, what is restored from it would not answer either: boot it from its files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +239,7 @@ class Node(Protocol):
     async def announce_snapshot(self, sandbox_id: str) -> None:
         """Tell a sandbox that its connections are about to be cut: what its clients started goes on. `snapshot` must follow.
 
-        Raises: UnknownSandbox, AgentUnresponsive.
+        Raises: UnknownSandbox, AgentUnresponsive: a snapshot can be taken all the same, which says so.
         """
 
     async def snapshot(self, sandbox_id: str, snapshot_id: str, *, memory: bool, end: bool) -> SnapshotInfo:

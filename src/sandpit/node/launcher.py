@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import shutil
@@ -64,6 +65,10 @@ class Sandbox:
     """Name of the guest closure that it runs from."""
     ending: bool = False
     """Set when its end is wanted, so that its death is no news."""
+    responsive: bool = True
+    """Whether its agent answered when it was last asked to prepare for a snapshot."""
+    measured: tuple[float, float] | None = None
+    """When it was last measured (unix seconds), and the CPU time that it had used by then (seconds)."""
 
     @property
     def address(self) -> str:
@@ -83,6 +88,16 @@ class Sandbox:
             asdict(self.policy),
             self.closure,
         )
+
+    def why_it_ended(self) -> str:
+        """The likeliest reason, as far as the kernel's counters tell."""
+        with contextlib.suppress(OSError):
+            usage = self.cgroup.usage()
+            if usage.out_of_memory_kills:
+                return f"out of memory (limit {self.image.memory_mb} MiB)"
+            if usage.refused_forks:
+                return f"too many processes (limit {self.image.pids})"
+        return "its first process ended"
 
 
 class Launcher:
@@ -123,8 +138,11 @@ class Launcher:
         except OSError as error:
             log.warning("the node's control group stays: %s", error)
 
-    async def launch(self, source: Source) -> Sandbox:
-        """Start a container whose agent answers; it belongs to nobody yet. Raises: NodeError; nothing is left behind then."""
+    async def launch(self, source: Source, *, answers: bool = True) -> Sandbox:
+        """Start a container whose agent answers, unless it is known not to; it belongs to nobody yet.
+
+        Raises: NodeError; nothing is left behind then.
+        """
         runtime = source.runtime or self.runtime_of(source.image)
         container_id = f"c{secrets.token_hex(8)}"
         directory = self._config.sandboxes_dir / container_id
@@ -145,7 +163,8 @@ class Launcher:
                 Agent(str(slot.outer)),
                 closure=source.closure.name,
             )
-            await self._until_healthy(sandbox)
+            if answers:
+                await self._until_healthy(sandbox)
             sandbox.cgroup.set_timer_slack(_WAITING_SLACK)
             sandbox.record().write(directory)
         except BaseException:
@@ -215,6 +234,11 @@ class Launcher:
         """Give everything back that a dead sandbox held."""
         await sandbox.agent.close()
         await self.clean(sandbox.container_id, sandbox.directory, sandbox.slot, sandbox.runtime)
+
+    async def discard(self, sandbox: Sandbox) -> None:
+        """End a sandbox, and give back everything it held."""
+        await self.end(sandbox)
+        await self.tidy(sandbox)
 
     async def sweep(self, directory: Path, runtime: str) -> None:
         """Remove what an earlier process left of a container; what resists stays for the next start, and keeps nobody from this one."""

@@ -8,34 +8,23 @@ from sandpit.node.contract import SandboxMetric
 from sandpit.node.launcher import Sandbox
 
 
-class Meter:
-    """Turns counters into samples; remembers the last CPU reading of each sandbox."""
-
-    def __init__(self) -> None:
-        """Start without history."""
-        self._last: dict[str, tuple[float, float]] = {}
-
-    def read(self, sandbox: Sandbox, now: float) -> SandboxMetric:
-        """One sample at `now` (unix seconds); the CPU share is since the last one. Raises: OSError when the sandbox is gone."""
-        usage = sandbox.cgroup.usage()
-        then, used = self._last.get(sandbox.container_id, (now, usage.cpu_seconds))
-        self._last[sandbox.container_id] = (now, usage.cpu_seconds)
-        percent = 100 * (usage.cpu_seconds - used) / (now - then) if now > then else 0.0
-        image = sandbox.image
-        return SandboxMetric(
-            timestamp=now,
-            cpu_count=image.cpu_count,
-            cpu_used_pct=round(max(0.0, min(percent, 100.0 * image.cpu_count)), 2),
-            mem_used=max(0, usage.memory - usage.cache),
-            mem_total=image.memory_mb << 20,
-            mem_cache=usage.cache,
-            disk_used=_disk_used(sandbox.directory / "bundle"),
-            disk_total=image.disk_mb << 20,
-        )
-
-    def forget(self, container_id: str) -> None:
-        """Drop a sandbox's history."""
-        self._last.pop(container_id, None)
+def measure(sandbox: Sandbox, now: float) -> SandboxMetric:
+    """One sample at `now` (unix seconds); the CPU share is since the last one. Raises: OSError when the sandbox is gone."""
+    usage = sandbox.cgroup.usage()
+    then, used = sandbox.measured or (now, usage.cpu_seconds)
+    sandbox.measured = now, usage.cpu_seconds
+    percent = 100 * (usage.cpu_seconds - used) / (now - then) if now > then else 0.0
+    image = sandbox.image
+    return SandboxMetric(
+        timestamp=now,
+        cpu_count=image.cpu_count,
+        cpu_used_pct=round(max(0.0, min(percent, 100.0 * image.cpu_count)), 2),
+        mem_used=max(0, usage.memory - usage.cache),
+        mem_total=image.memory_mb << 20,
+        mem_cache=usage.cache,
+        disk_used=_disk_used(sandbox.directory / "bundle"),
+        disk_total=image.disk_mb << 20,
+    )
 
 
 def _disk_used(bundle: Path) -> int:

@@ -11,11 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 MS_RDONLY = 0x1
-MS_NOSUID = 0x2
-MS_NODEV = 0x4
-MS_BIND = 0x1000
-MS_REC = 0x4000
-MS_SHARED = 0x100000
 MNT_DETACH = 0x2
 
 _SYS_MOVE_MOUNT = 429
@@ -61,13 +56,6 @@ def mount_points() -> set[str]:
     """All mount points of this mount namespace (proc(5), mountinfo field 5)."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     return {line.split(" ")[4].encode().decode("unicode_escape") for line in lines}
-
-
-def make_shared(path: Path) -> None:
-    """Turn a directory into a mount of its own whose changes reach other mount namespaces."""
-    if not is_mount(path):
-        mount(str(path), path, None, MS_BIND)
-    mount("none", path, None, MS_SHARED)
 
 
 def overlay(target: Path, lowers: Sequence[Path], upper: Path | None = None, work: Path | None = None) -> None:
@@ -118,6 +106,7 @@ def _user_namespace(mapping: str) -> int:
     pid = os.fork()
     if pid == 0:
         # Only async-signal-safe work here: the parent may have threads.
+        os.close(go[1])  # the parent's alone, so that its death ends this process too
         status = _libc.unshare(0x10000000)  # CLONE_NEWUSER
         os.write(ready[1], b"y" if status == 0 else b"n")
         os.read(go[0], 1)

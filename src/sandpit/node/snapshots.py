@@ -46,13 +46,15 @@ class Manifest:
     """Digest of the processor's features: processes may use all that they found."""
     closure: str
     """Name of the guest closure that the processes run from."""
+    responsive: bool = True
+    """Whether the agent answered; it does not in what is restored from this, if not."""
     stored: int = 0
     """Bytes on disk: less than the sizes when files have holes."""
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def info(self) -> SnapshotInfo:
         """What the control plane needs to know."""
-        return SnapshotInfo(self.snapshot_id, self.build_id, self.kind == "memory", self.stored)
+        return SnapshotInfo(self.snapshot_id, self.build_id, self.kind == "memory", self.stored, self.responsive)
 
 
 class SnapshotStore:

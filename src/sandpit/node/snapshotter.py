@@ -42,12 +42,14 @@ class Snapshotter:
 
     async def announce(self, sandbox: Sandbox) -> None:
         """See Node.announce_snapshot. What does not answer now would not after a restore."""
+        sandbox.responsive = False
         try:
             await sandbox.agent.freeze(_ANSWER_SECONDS)
         except AgentUnavailable as error:
             raise AgentUnresponsive(
                 f"the agent of sandbox {sandbox.sandbox_id} did not answer within {_ANSWER_SECONDS:g} s; the sandbox goes on"
             ) from error
+        sandbox.responsive = True
 
     async def take(self, sandbox: Sandbox, snapshot_id: str, *, memory: bool, end: bool) -> SnapshotInfo:
         """See Node.snapshot. If the sandbox was to end, it is dying when this returns; in every other case it goes on."""
@@ -111,6 +113,7 @@ class Snapshotter:
             runtime.release(),
             _processor(),
             sandbox.closure,
+            responsive=sandbox.responsive or not memory,  # a boot brings another agent
         )
 
     async def prepare(self) -> None:
@@ -135,19 +138,22 @@ class Snapshotter:
             return "the guest programs that it ran are no longer there"
         return None
 
-    async def restore(self, manifest: Manifest) -> Sandbox:
-        """Let a copy of the sandbox go on; it belongs to nobody yet. Raises: SnapshotDamaged, NodeError."""
+    async def restore(self, manifest: Manifest, *, answers: bool = True) -> Sandbox:
+        """Let a copy of the sandbox go on; it belongs to nobody yet. `answers` is whether to wait for its agent.
+
+        Raises: SnapshotDamaged, NodeError.
+        """
         source = await self._source(manifest, snapshot=self.store.path(manifest.snapshot_id))
         verified = asyncio.ensure_future(asyncio.to_thread(self.store.verify, manifest))
         try:
-            sandbox = await self._launcher.launch(source)
+            sandbox = await self._launcher.launch(source, answers=answers)
         except BaseException:
             await asyncio.shield(verified)  # damage is the better explanation of a failure
             raise
         try:
             await verified
         except BaseException:
-            await asyncio.shield(self._discard(sandbox))
+            await asyncio.shield(self._launcher.discard(sandbox))
             raise
         return sandbox
 
@@ -167,31 +173,34 @@ class Snapshotter:
 
     async def _extract(self, manifest: Manifest, disk: Path) -> None:
         """Read the file system out of a memory snapshot: a copy is restored for as long as it takes, its processes stopped."""
-        sandbox = await self.restore(manifest)
+        sandbox = await self.restore(manifest, answers=manifest.responsive)
         try:
             limit = (sandbox.image.disk_mb << 20) * _TAR_OVERHEAD
-            await sandbox.agent.save_disk(disk, stop_processes=True, limit=limit)
+            if manifest.responsive:
+                await sandbox.agent.save_disk(disk, stop_processes=True, limit=limit)
+            else:
+                await self._its_release(manifest).export_disk(sandbox.container_id, disk, limit)
         finally:
-            await asyncio.shield(self._discard(sandbox))
+            await asyncio.shield(self._launcher.discard(sandbox))
 
     async def _source(self, manifest: Manifest, *, snapshot: Path | None = None, disk: Path | None = None) -> Source:
         image = images.load(self._config, manifest.build_id)
         layers = tuple(images.layer_paths(self._config, image))
-        runtime = self._launcher.runtime_named(manifest.runtime)
-        if snapshot is not None and manifest.release != runtime.release():
-            older = runtime.other_release(manifest.release)
-            if older is None:
-                raise NodeError(
-                    f"snapshot {manifest.snapshot_id} needs the {manifest.runtime} release {manifest.release[:12]}, which is gone"
-                )
-            runtime = older
+        runtime = self._launcher.runtime_named(manifest.runtime) if snapshot is None else self._its_release(manifest)
         root = await runtime.root(images.split(image, layers)[0], self._config.roots_dir)
         closure = self._closures.mounted(manifest.closure if snapshot else self._closure)
         return Source(image, layers, root, closure, snapshot, runtime, disk)
 
-    async def _discard(self, sandbox: Sandbox) -> None:
-        await self._launcher.end(sandbox)
-        await self._launcher.tidy(sandbox)
+    def _its_release(self, manifest: Manifest) -> Runtime:
+        """The release that took a snapshot. Raises: NodeError when it is gone."""
+        runtime = self._launcher.runtime_named(manifest.runtime)
+        if manifest.release == runtime.release():
+            return runtime
+        if (older := runtime.other_release(manifest.release)) is not None:
+            return older
+        raise NodeError(
+            f"snapshot {manifest.snapshot_id} needs the {manifest.runtime} release {manifest.release[:12]}, which is gone"
+        )
 
 
 def _processor() -> str:

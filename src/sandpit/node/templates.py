@@ -10,11 +10,10 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from sandpit.node import images
+from sandpit.node import images, start_command
 from sandpit.node.agent import AgentUnavailable, Identity
 from sandpit.node.config import NodeConfig
 from sandpit.node.contract import NodeError
@@ -23,56 +22,19 @@ from sandpit.node.images import Image
 from sandpit.node.launcher import Launcher, Sandbox, Source
 from sandpit.node.processors import processor_features
 from sandpit.node.quiet import quiesce
-from sandpit.node.runtime import oci
+from sandpit.node.selftest import self_test
+from sandpit.node.start_command import Report, StartCommand, unless_it_fails
 from sandpit.node.trust import GUEST_BUNDLE
 
 log = logging.getLogger(__name__)
 
-START_COMMAND_TAG = "start_cmd"
 _READY_TIMEOUT = 600.0
 _MANIFEST = "manifest.json"
 """Its presence makes a snapshot complete."""
 _RUNTIME_MB = 24
-_LINE = 4096
-"""Characters of a start command's line that are told."""
 _REHEARSAL_SECONDS = 5.0
 _SETTLE_SECONDS = 15.0
 """How long a start command without a ready command gets before the snapshot (documentation of 2024)."""
-
-
-Report = Callable[[str], None]
-"""Takes a line about a template's start command."""
-
-
-_SELF_TEST = """
-import os, sys, time
-
-def child(work):
-    pid = os.fork()
-    if pid == 0:
-        work()
-        os._exit(0)
-    return pid
-
-def pump(source, target):
-    while data := os.read(source, 4096):
-        os.write(target, data)
-
-for _ in range(3):
-    sleepers = [child(lambda: time.sleep(0.05)) for _ in range(20)]
-    first, second = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
-    stages = [child(lambda: os.write(first[1], bytes(9999)))]
-    os.close(first[1])
-    stages.append(child(lambda: pump(first[0], second[1])))
-    os.close(second[1])
-    size = 0
-    while data := os.read(second[0], 4096):
-        size += len(data)
-    states = [os.waitpid(pid, 0)[1] for pid in sleepers + stages]
-    if any(states) or size != 9999:
-        sys.exit(f"{size} bytes of 9999, statuses {states}")
-"""
-"""Background processes and a pipeline, several times, with the guest's own Python: an image need not have a shell."""
 
 
 class Templates:
@@ -151,11 +113,7 @@ class Templates:
         try:
             await self.start_up(sandbox, report)
         finally:
-            await asyncio.shield(self._finish(sandbox))
-
-    async def _finish(self, sandbox: Sandbox) -> None:
-        await self._launcher.end(sandbox)
-        await self._launcher.tidy(sandbox)
+            await asyncio.shield(self._launcher.discard(sandbox))
 
     async def start_up(self, sandbox: Sandbox, report: Report | None = None) -> None:
         """Bring a freshly booted sandbox to where its template's snapshot is taken. Raises: NodeError."""
@@ -169,7 +127,7 @@ class Templates:
                 await self._until_ready(sandbox, user, None)
             return
         if report is None:
-            await sandbox.agent.start(image.start_cmd, user=user, tag=START_COMMAND_TAG)
+            await sandbox.agent.start(image.start_cmd, user=user, tag=start_command.TAG)
             await self._until_ready(sandbox, user, None)
             return
         report(f"Running start command: {image.start_cmd}")
@@ -188,18 +146,16 @@ class Templates:
         image = sandbox.image
         deadline = time.monotonic() + (_SETTLE_SECONDS if image.ready_cmd is None else _READY_TIMEOUT)
         while True:
-            if start is not None and start.done() and (code := start.result()) != 0:
-                raise NodeError(f"the start command ended with exit status {code}")
             output = ""
             if image.ready_cmd is not None:
-                status, output = await sandbox.agent.run(image.ready_cmd, user=user)
+                status, output = await unless_it_fails(start, sandbox.agent.run(image.ready_cmd, user=user))
                 if status == 0:
                     return
             if time.monotonic() > deadline:
                 if image.ready_cmd is None:
                     return
                 raise NodeError(f"template {image.names} was not ready after {_READY_TIMEOUT:g} s: {output[-1000:]}")
-            await asyncio.sleep(0.25)
+            await unless_it_fails(start, asyncio.sleep(0.25))
 
     async def _claim(self, sandbox: Sandbox) -> None:
         """Give a sandbox without an owner the identity of its template."""
@@ -218,21 +174,6 @@ class Templates:
         with contextlib.suppress(TimeoutError, AgentUnavailable):  # an image without this user, for one, still starts
             async with asyncio.timeout(_REHEARSAL_SECONDS):
                 await sandbox.agent.run(f"bash -l -c : ; {image.ready_cmd or ':'}", user=image.user)
-
-    async def _self_test(self, sandbox: Sandbox) -> None:
-        """Refuse a runtime that cannot run real programs: some builds start, and fail with the first background job. Raises: NodeError."""
-        release = self._launcher.runtime_of(sandbox.image).release()
-        passed = self._config.data_dir / "selftest" / release
-        if passed.exists():
-            return
-        status, output = await sandbox.agent.run([*oci.GUEST_PYTHON, "-c", _SELF_TEST], user="root")
-        if status:
-            raise NodeError(
-                f"the {sandbox.runtime} release {release[:12]} does not run programs reliably (self-test: status {status}, "
-                f"{output.strip()[-500:]}): install another release, see `sandpit doctor`"
-            )
-        passed.parent.mkdir(parents=True, exist_ok=True)
-        passed.touch()
 
     def _key(self, image: Image) -> str:
         """Names a snapshot by all that it depends on."""
@@ -259,13 +200,13 @@ class Templates:
         sandbox = await self._launcher.launch(cold)
         try:
             await self.start_up(sandbox, report)
-            await self._self_test(sandbox)
-            await self.rehearse(sandbox)
             runtime = self._launcher.runtime_of(cold.image)
+            await self_test(sandbox, runtime, self._config.data_dir / "selftest")
+            await self.rehearse(sandbox)
             await quiesce(sandbox)
             await runtime.checkpoint(sandbox.container_id, staging, leave_running=False)
         finally:
-            await asyncio.shield(self._finish(sandbox))
+            await asyncio.shield(self._launcher.discard(sandbox))
         size = sum(path.stat().st_size for path in staging.iterdir())
         manifest = {
             "build_id": cold.image.build_id,
@@ -277,31 +218,6 @@ class Templates:
         await asyncio.to_thread(_sync, staging)
         staging.rename(snapshot)
         log.info("snapshot of %s: %d MiB in %.1f s", cold.image.names, size >> 20, time.monotonic() - began)
-
-
-class StartCommand:
-    """A start command whose output is told line by line, for as long as somebody follows it."""
-
-    def __init__(self, report: Report) -> None:
-        """`report` takes the lines."""
-        self._report = report
-        self._open: dict[str, str] = {}
-
-    async def follow(self, sandbox: Sandbox, command: str, user: str) -> int:
-        """Start it; returns its exit code when it ends. Raises: AgentUnavailable."""
-        shell = ["/bin/sh", "-l", "-c", command]
-        try:
-            return await sandbox.agent.follow(shell, user=user, output=self._take, tag=START_COMMAND_TAG)
-        finally:
-            for name, text in self._open.items():
-                if text:
-                    self._report(f"[start] [{name}]: {text}")
-
-    def _take(self, name: str, chunk: bytes) -> None:
-        *lines, rest = (self._open.get(name, "") + chunk.decode(errors="replace")).split("\n")
-        self._open[name] = rest[-_LINE:]
-        for line in lines:
-            self._report(f"[start] [{name}]: {line[:_LINE]}")
 
 
 def _sync(directory: Path) -> None:

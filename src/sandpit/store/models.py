@@ -193,7 +193,7 @@ class Sandbox(Base):
     lifecycle: Mapped[dict[str, Any]]
     mcp: Mapped[dict[str, Any] | None]
     pause_mode: Mapped[str | None] = mapped_column(String(16))
-    """Of a paused one: `full`, or `filesystem` when its processes were not kept."""
+    """Of a paused one: `full`; `filesystem` when its processes were not kept; `unresponsive`: full, but its agent did not answer."""
     snapshot_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     """What a paused one takes up on disk."""
 

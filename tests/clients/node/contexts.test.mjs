@@ -67,6 +67,7 @@ test('D23-D25: JavaScript and TypeScript', async () => {
   await run('const answer = 40', js)
   assert.equal((await run('answer + 2', js)).text, '42')
   assert.equal((await run('noSuchName', js)).error.name, 'ReferenceError')
+  assert.equal((await run('const y: = 5', js)).error.name, 'Error') // Deno says nothing of it but that it failed
   const ts = await run('interface P { n: number }\nconst p: P = { n: 6 }\nconsole.log(p.n as number)', { language: 'ts' })
   assert.deepEqual([ts.error, ts.logs.stdout], [undefined, ['6\n']])
 })

@@ -1,7 +1,4 @@
-"""The Connect protocol with JSON messages, as Starlette routes (current-protocol 4.1-4.5).
-
-Messages are plain dicts in proto3's JSON mapping. `fields.py` reads them.
-"""
+"""The Connect protocol with JSON messages, as Starlette routes (current-protocol 4.1-4.5)."""
 
 from __future__ import annotations
 
@@ -9,8 +6,6 @@ import asyncio
 import base64
 import binascii
 import contextlib
-import json
-import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,13 +14,27 @@ from starlette.datastructures import Headers
 from starlette.routing import Route
 
 from sandpit.guest.agent.accounts import Account, UnknownAccountError, find_account
+from sandpit.guest.agent.connect_wire import (
+    HTTP_STATUS,
+    STREAM_TYPE,
+    ConnectError,
+    Message,
+    StreamAnswer,
+    decode,
+    encode,
+    envelopes,
+    error_json,
+    read_body,
+    refuse_media_type,
+    respond,
+    single,
+)
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from sandpit.guest.agent.state import AgentState
 
-Message = dict[str, Any]
 UnaryHandler = Callable[[Message, "Call"], Awaitable[Message | bytes]]
 """Bytes are a message that is JSON already."""
 ServerStreamHandler = Callable[[Message, "Call"], AsyncGenerator[Message | bytes, None]]
@@ -35,41 +44,7 @@ Closed when the client goes away or the deadline passes.
 """
 ClientStreamHandler = Callable[[AsyncIterator[Message], "Call"], Awaitable[Message]]
 
-MAX_MESSAGE_BYTES = 64 << 20
 DEFAULT_KEEPALIVE_S = 90.0
-
-_ENVELOPE = struct.Struct(">BI")
-_COMPRESSED = 0x01
-_END_STREAM = 0x02
-_STREAM_TYPE = "application/connect+json"
-
-HTTP_STATUS = {
-    "canceled": 499,
-    "unknown": 500,
-    "invalid_argument": 400,
-    "deadline_exceeded": 504,
-    "not_found": 404,
-    "already_exists": 409,
-    "permission_denied": 403,
-    "resource_exhausted": 429,
-    "failed_precondition": 400,
-    "aborted": 409,
-    "out_of_range": 400,
-    "unimplemented": 501,
-    "internal": 500,
-    "unavailable": 503,
-    "data_loss": 500,
-    "unauthenticated": 401,
-}
-
-
-class ConnectError(Exception):
-    """An answer with a Connect error code (a key of HTTP_STATUS) and a text for the client's user."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(f"{code}: {message}")
-        self.code = code
-        self.message = message
 
 
 @dataclass(slots=True)
@@ -127,18 +102,18 @@ class _Unary:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         if _media_type(headers) != "application/json":
-            await _unsupported(send, "application/json")
+            await refuse_media_type(send, "application/json")
             return
         try:
             call = _call(scope, headers)
-            message = _decode(await _body(receive))
+            message = decode(await read_body(receive))
             async with _deadline(call):
                 answer = await self.handler(message, call)
         except ConnectError as error:
-            await _respond(send, HTTP_STATUS[error.code], "application/json", _error_json(error))
+            await respond(send, HTTP_STATUS[error.code], "application/json", error_json(error))
             return
-        body = answer if isinstance(answer, bytes) else _encode(answer)
-        await _respond(send, 200, "application/json", body)
+        body = answer if isinstance(answer, bytes) else encode(answer)
+        await respond(send, 200, "application/json", body)
 
 
 @dataclass(slots=True)
@@ -147,13 +122,13 @@ class _ServerStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        if _media_type(headers) != _STREAM_TYPE:
-            await _unsupported(send, _STREAM_TYPE)
+        if _media_type(headers) != STREAM_TYPE:
+            await refuse_media_type(send, STREAM_TYPE)
             return
-        answer = _Answer(send)
+        answer = StreamAnswer(send)
         try:
             call = _call(scope, headers)
-            message = _single(await _body(receive))
+            message = single(await read_body(receive))
             async with _deadline(call):
                 gone = await _run_until_disconnect(self._pump(message, call, answer), receive)
         except ConnectError as error:
@@ -162,34 +137,10 @@ class _ServerStream:
         if not gone:
             await answer.end()
 
-    async def _pump(self, message: Message, call: Call, answer: _Answer) -> None:
+    async def _pump(self, message: Message, call: Call, answer: StreamAnswer) -> None:
         async with contextlib.aclosing(self.handler(message, call)) as messages:
             async for one in messages:
-                await answer.put(one if isinstance(one, bytes) else _encode(one))
-
-
-@dataclass(slots=True)
-class _Answer:
-    """A stream of messages. Its head goes out with the first of them, in one packet: each one wakes edge and client."""
-
-    send: Send
-    started: bool = False
-
-    async def put(self, payload: bytes) -> None:
-        """Send one message, which is JSON already."""
-        await self._start()
-        body = _ENVELOPE.pack(0, len(payload)) + payload
-        await self.send({"type": "http.response.body", "body": body, "more_body": True})
-
-    async def end(self, error: ConnectError | None = None) -> None:
-        """Finish the stream."""
-        await self._start()
-        await _end_stream(self.send, error)
-
-    async def _start(self) -> None:
-        if not self.started:
-            self.started = True
-            await _start_stream(self.send)
+                await answer.put(one if isinstance(one, bytes) else encode(one))
 
 
 @dataclass(slots=True)
@@ -198,17 +149,17 @@ class _ClientStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        if _media_type(headers) != _STREAM_TYPE:
-            await _unsupported(send, _STREAM_TYPE)
+        if _media_type(headers) != STREAM_TYPE:
+            await refuse_media_type(send, STREAM_TYPE)
             return
         try:
             call = _call(scope, headers)
-            async with _deadline(call), contextlib.aclosing(_envelopes(receive)) as messages:
-                payload = _encode(await self.handler(messages, call))
+            async with _deadline(call), contextlib.aclosing(envelopes(receive)) as messages:
+                payload = encode(await self.handler(messages, call))
         except ConnectError as error:
-            await _Answer(send).end(error)
+            await StreamAnswer(send).end(error)
             return
-        answer = _Answer(send)
+        answer = StreamAnswer(send)
         await answer.put(payload)
         await answer.end()
 
@@ -270,104 +221,5 @@ async def _run_until_disconnect(work: Any, receive: Receive) -> bool:
     return gone
 
 
-async def _body(receive: Receive) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in _chunks(receive):
-        size += len(chunk)
-        if size > MAX_MESSAGE_BYTES:
-            raise ConnectError("resource_exhausted", f"the message is larger than {MAX_MESSAGE_BYTES} bytes")
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-async def _chunks(receive: Receive) -> AsyncGenerator[bytes, None]:
-    more = True
-    while more:
-        event = await receive()
-        if event["type"] == "http.disconnect":
-            raise ConnectError("canceled", "the client went away before the message was complete")
-        yield event.get("body", b"")
-        more = event.get("more_body", False)
-
-
-async def _envelopes(receive: Receive) -> AsyncGenerator[Message, None]:
-    buffer = bytearray()
-    async for chunk in _chunks(receive):
-        buffer += chunk
-        while (end := _envelope_end(buffer)) is not None:
-            message = _single(bytes(buffer[:end]))
-            del buffer[:end]
-            yield message
-    if buffer:
-        raise ConnectError("invalid_argument", "the stream ended inside a message")
-
-
-def _envelope_end(buffer: bytearray) -> int | None:
-    """Where the first envelope ends; None while it is incomplete."""
-    if len(buffer) < _ENVELOPE.size:
-        return None
-    length: int = _ENVELOPE.unpack_from(buffer)[1]
-    if length > MAX_MESSAGE_BYTES:
-        raise ConnectError("resource_exhausted", f"the message is larger than {MAX_MESSAGE_BYTES} bytes")
-    end = _ENVELOPE.size + length
-    return end if len(buffer) >= end else None
-
-
-def _single(body: bytes) -> Message:
-    """The message of a body that is exactly one envelope."""
-    if len(body) < _ENVELOPE.size:
-        raise ConnectError("invalid_argument", "the request holds no message")
-    flags, length = _ENVELOPE.unpack_from(body)
-    if flags & _COMPRESSED:
-        raise ConnectError("unimplemented", "compressed messages are not supported; send them with identity encoding")
-    if flags or len(body) != _ENVELOPE.size + length:
-        raise ConnectError("invalid_argument", "the request is not exactly one message")
-    return _decode(body[_ENVELOPE.size :])
-
-
-def _decode(payload: bytes) -> Message:
-    try:
-        message = json.loads(payload or b"{}")
-    except ValueError:  # JSONDecodeError and UnicodeDecodeError
-        raise ConnectError("invalid_argument", "the message is not valid JSON") from None
-    except RecursionError:
-        raise ConnectError("invalid_argument", "the message is nested too deeply") from None
-    if not isinstance(message, dict):
-        raise ConnectError("invalid_argument", "the message is not a JSON object")
-    return message
-
-
-def _encode(message: Message) -> bytes:
-    return json.dumps(message, separators=(",", ":")).encode()
-
-
-def _error_json(error: ConnectError) -> bytes:
-    return _encode({"code": error.code, "message": error.message})
-
-
 def _media_type(headers: Headers) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-async def _unsupported(send: Send, wanted: str) -> None:
-    error = ConnectError("unknown", f"unsupported content type: send {wanted}")
-    await _respond(send, 415, "application/json", _error_json(error))
-
-
-async def _respond(send: Send, status: int, content_type: str, body: bytes) -> None:
-    headers = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def _start_stream(send: Send) -> None:
-    headers = [(b"content-type", _STREAM_TYPE.encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-
-
-async def _end_stream(send: Send, error: ConnectError | None = None) -> None:
-    end: Message = {"error": {"code": error.code, "message": error.message}, "metadata": {}} if error else {}
-    payload = _encode(end)
-    body = _ENVELOPE.pack(_END_STREAM, len(payload)) + payload
-    await send({"type": "http.response.body", "body": body})

@@ -10,7 +10,7 @@ import binascii
 import re
 from typing import Any, TypeVar
 
-from sandpit.guest.agent.connect import ConnectError, Message
+from sandpit.guest.agent.connect_wire import ConnectError, Message
 
 T = TypeVar("T")
 

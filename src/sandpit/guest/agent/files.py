@@ -12,7 +12,8 @@ from starlette.routing import Route
 
 from sandpit.guest.agent import memory, signature
 from sandpit.guest.agent.accounts import Account, UnknownAccountError, find_account, resolve_path
-from sandpit.guest.agent.connect import ConnectError, basic_user
+from sandpit.guest.agent.connect import basic_user
+from sandpit.guest.agent.connect_wire import ConnectError
 from sandpit.guest.agent.files_download import send_file
 from sandpit.guest.agent.files_error import FileError
 from sandpit.guest.agent.files_upload import receive_files

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
-
 from sandpit.guest.agent.files_error import FileError
+from sandpit.guest.agent.files_form import FormReader
 from sandpit.guest.agent.files_target import Target
 
 _GZIP = 16 + zlib.MAX_WBITS
 _INFLATE_BYTES = 1 << 20
 """How much is unpacked at once, however well it is packed."""
-# Of one file: a path of 4096 bytes, percent-encoded, fits.
-_MAX_PART_HEADER_BYTES = 16 << 10
 
 Item = dict[str, object]
 OpenTarget = Callable[[str], Target]
@@ -81,7 +77,7 @@ class GunzipSink:
         self._sink.abort()
 
 
-class MultipartSink:
+class MultipartSink(FormReader):
     """A form: each part named `file` is a file, the others are skipped."""
 
     def __init__(
@@ -98,35 +94,10 @@ class MultipartSink:
         self._paths: set[str] = set()
         self._files: set[tuple[int, int]] = set()
         self._items: list[Item] = []
-        self._headers: dict[bytes, bytes] = {}
-        self._name = self._value = b""
-        self._ended = False
-        try:
-            self._parser = MultipartParser(
-                boundary,
-                {
-                    "on_part_begin": self._part_begin,
-                    "on_header_field": self._header_field,
-                    "on_header_value": self._header_value,
-                    "on_header_end": self._header_end,
-                    "on_headers_finished": self._headers_finished,
-                    "on_part_data": self._part_data,
-                    "on_part_end": self._part_end,
-                    "on_end": self._end,
-                },
-                max_header_size=_MAX_PART_HEADER_BYTES,
-            )
-        except FormParserError as error:
-            raise FileError(400, f"invalid multipart boundary: {error}") from None
-
-    def feed(self, data: bytes) -> None:
-        try:
-            self._parser.write(data)
-        except FormParserError as error:
-            raise FileError(400, f"invalid multipart body: {error}") from None
+        super().__init__(boundary, error_status=400)
 
     def finish(self) -> list[Item]:
-        if not self._ended:
+        if not self.complete:
             raise FileError(400, "the multipart body ended early; nothing may be missing, so the upload failed")
         return self._items
 
@@ -134,21 +105,7 @@ class MultipartSink:
         if self._target is not None:
             self._target.abort()
 
-    def _part_begin(self) -> None:
-        self._headers = {}
-
-    def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
-
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _header_end(self) -> None:
-        self._headers[self._name.lower()] = self._value
-        self._name = self._value = b""
-
-    def _headers_finished(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition"))
+    def begin_part(self, options: Mapping[bytes, bytes]) -> None:
         if options.get(b"name") != b"file":
             return
         name = options.get(b"filename", b"").decode("utf-8", "surrogateescape")
@@ -163,17 +120,14 @@ class MultipartSink:
         self._paths.add(os.path.normpath(path))
         self._files.add(self._target.identity)
 
-    def _part_data(self, data: bytes, start: int, end: int) -> None:
+    def part_data(self, data: memoryview) -> None:
         if self._target is not None:
-            self._target.write(memoryview(data)[start:end])
+            self._target.write(data)
 
-    def _part_end(self) -> None:
+    def end_part(self) -> None:
         if self._target is not None:
             target, self._target = self._target, None
             self._items.append(target.finish())
-
-    def _end(self) -> None:
-        self._ended = True
 
 
 def _same_path(path: str) -> FileError:

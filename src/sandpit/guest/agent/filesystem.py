@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from sandpit.guest.agent import fields, mounts, tree
 from sandpit.guest.agent.accounts import Account, resolve_path
-from sandpit.guest.agent.connect import Call, ConnectError, Message, server_stream, unary
+from sandpit.guest.agent.connect import Call, server_stream, unary
+from sandpit.guest.agent.connect_wire import ConnectError, Message
 from sandpit.guest.agent.entries import describe, walk
 from sandpit.guest.agent.watch import EventsLostError, TooManyWatchersError, UnknownWatcherError, Watcher, WatcherTable
 from sandpit.guest.agent.watch_tree import TooManyDirectoriesError

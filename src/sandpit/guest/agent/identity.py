@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from sandpit.guest.agent.state import AgentState
 
 INSTANCE_FILE = Path("/run/sandpit/instance.json")
+MARKS = Path("/run/e2b")
+"""Where programs without the agent's environment (cron, services, `sudo`) look for it: `.E2B_SANDBOX_ID` and so on."""
 _HOSTS_MARK = "# this sandbox"
 
 
@@ -40,6 +42,7 @@ async def init(request: Request) -> Response:
         _name_host(state.sandbox_id, state.journal)
         request.app.state.ports.poke()
     _publish(state)
+    _leave_marks(state)
     forget_freezing()
     return Response(status_code=204)
 
@@ -124,6 +127,21 @@ def _publish(state: AgentState) -> None:
     with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
         json.dump(content, file)
     temporary.replace(INSTANCE_FILE)
+
+
+def _leave_marks(state: AgentState) -> None:
+    """Tell any program that it runs in a sandbox, and in which one."""
+    if os.getpid() != 1:
+        return  # not in a sandbox: /run is somebody else's
+    marks = {"E2B_SANDBOX": "true", "E2B_SANDBOX_ID": state.sandbox_id, "E2B_TEMPLATE_ID": state.template_id}
+    try:
+        MARKS.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        state.journal.warn(f"{MARKS} is not there: {error}")
+        return
+    for name, text in marks.items():
+        if text:
+            _write(MARKS / f".{name}", text, state.journal)
 
 
 def _write(path: Path, text: str, journal: Journal) -> None:

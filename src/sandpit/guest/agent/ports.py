@@ -7,8 +7,9 @@ at all. A sandbox in which nothing is started costs nothing.
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from sandpit.guest.agent.sockets import LISTEN, tcp_sockets
 
 if TYPE_CHECKING:
     from sandpit.guest.agent.journal import Journal
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 OWN_PORTS = frozenset({49983, 49982, 49981, 49999})
 FIRST_S = 0.15
 LAST_S = 40.0
-_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
-_LISTEN = "0A"
 
 
 class PortWatch:
@@ -61,15 +60,5 @@ class PortWatch:
 
 
 def listening() -> set[int]:
-    """The TCP ports with a listening socket (proc_pid_net(5)); none where the kernel does not tell."""
-    ports = set()
-    for table in _TABLES:
-        try:
-            lines = table.read_text(encoding="ascii", errors="replace").splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            columns = line.split(maxsplit=4)
-            if len(columns) > 3 and columns[3] == _LISTEN:
-                ports.add(int(columns[1].rpartition(":")[2], 16))
-    return ports
+    """The TCP ports with a listening socket."""
+    return {socket.port for socket in tcp_sockets() if socket.state == LISTEN}

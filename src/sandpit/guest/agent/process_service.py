@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from sandpit.guest.agent import fields, start_log
 from sandpit.guest.agent.accounts import resolve_path
-from sandpit.guest.agent.connect import Call, ConnectError, Message, client_stream, server_stream, unary
+from sandpit.guest.agent.connect import Call, client_stream, server_stream, unary
+from sandpit.guest.agent.connect_wire import ConnectError, Message
 from sandpit.guest.agent.processes import Config, Process, ProcessTable
 from sandpit.guest.agent.spawn import Command, WorkingDirectoryError, resize, tell_resized
 

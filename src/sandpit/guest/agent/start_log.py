@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sandpit.guest.agent.processes import Process
 
 TAG = "start_cmd"
-"""By which the node starts it (`node.templates.START_COMMAND_TAG`)."""
+"""By which the node starts it (`node.start_command.TAG`)."""
 MAX_BYTES = 1 << 20
 """Of each file: a server's log must not fill the sandbox's disk."""
 

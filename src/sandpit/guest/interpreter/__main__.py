@@ -3,50 +3,39 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from pathlib import Path
 
-import uvicorn
-import uvloop
-
-from sandpit.guest.interpreter.app import build_app
-from sandpit.guest.interpreter.jupyter.door import Door
-from sandpit.guest.interpreter.registry import ContextCreationError, Registry
-from sandpit.guest.interpreter.settings import Settings
-
-_IDLE_SECONDS = 640
-"""How long an idle connection is kept: longer than proxies do, so that they close first (code-interpreter 2.1)."""
-
-
-async def serve(settings: Settings) -> None:
-    """Start the default kernels, then listen until a signal comes: who can connect finds them ready.
-
-    Raises: ContextCreationError if there is no Python kernel, OSError if the port is taken.
-    """
-    async with Registry(settings).running() as registry, Door(registry, settings).ready():
-        config = uvicorn.Config(
-            build_app(registry),
-            host=settings.host,
-            port=settings.port,
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=_IDLE_SECONDS,
-            timeout_graceful_shutdown=1,
-        )
-        await uvicorn.Server(config).serve()
+ALSO = "(jupyter server, jupyter-server, uvicorn main:app)"
+"""E2B's template has a Jupyter server and this service behind it: who looks for either by its command line finds ours."""
 
 
 def main() -> None:
     """Run the service; ends with status 1 and a reason if it cannot start."""
+    if sys.argv == ["interpreter"]:
+        _take_names()
+    import uvloop
+
+    from sandpit.guest.interpreter.registry import ContextCreationError
+    from sandpit.guest.interpreter.service import serve
+    from sandpit.guest.interpreter.settings import Settings
+
     logging.basicConfig(level=logging.INFO, format="interpreter: %(levelname)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
         uvloop.run(serve(Settings.from_environ()))
     except ContextCreationError as problem:
         sys.exit(f"interpreter: cannot start: {problem}")
+
+
+def _take_names() -> None:
+    """Become the same program with the names in its command line.
+
+    Here, not in the template's start command: there the shell that starts us again would have them, too, and die with us.
+    """
+    command = Path("/proc/self/cmdline").read_bytes().removesuffix(b"\0").split(b"\0")
+    os.execv(command[0], [*command, ALSO.encode()])  # noqa: S606 - our own command line
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from sandpit.guest.interpreter import events
 from sandpit.guest.interpreter.environment import Change, InstanceFile, difference
-from sandpit.guest.interpreter.kernel import Kernel, KernelStartError, Launch, Outcome, PortTakenError, Run
+from sandpit.guest.interpreter.kernel import Kernel, KernelStartError, Launch, PortTakenError
 from sandpit.guest.interpreter.kernelspecs import is_ipython
 from sandpit.guest.interpreter.languages import change_code, traits
 from sandpit.guest.interpreter.outbox import Outbox
+from sandpit.guest.interpreter.run import Outcome, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,9 +71,10 @@ class Context:
         make: KernelFactory,
         instance: InstanceFile,
         base: Mapping[str, str],
+        default_cwd: str,
     ) -> None:
         self.id = str(uuid.uuid4())
-        self.language, self.cwd = language, cwd
+        self.language, self.cwd, self._default_cwd = language, cwd, default_cwd
         self._spec, self._make, self._instance, self._base = spec, make, instance, base
         self._kernel: Kernel | None = None
         self._applied: Mapping[str, str] = {}
@@ -146,7 +148,7 @@ class Context:
             await self._kernel.close()
         self._kernel = None
         now = self._instance.read()
-        cwd = self.cwd if is_directory(self.cwd) else "/"
+        cwd = next(filter(is_directory, (self.cwd, self._default_cwd, "/")))
         kernel = await self._launch(Launch(cwd, {**self._base, **now.variables}))
         self._kernel, self._life = kernel, now.instance
         self._applied = now.variables if traits(self._spec.language.lower()).takes_environment else {}

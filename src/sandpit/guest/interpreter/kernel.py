@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import enum
 import errno
 import logging
 import os
@@ -19,6 +18,7 @@ from sandpit.guest.interpreter import events
 from sandpit.guest.interpreter.connection import Connection
 from sandpit.guest.interpreter.kernelspecs import Kernelspecs, is_ipython
 from sandpit.guest.interpreter.languages import traits
+from sandpit.guest.interpreter.run import Outcome, Run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,44 +51,12 @@ class PortTakenError(KernelStartError):
     """A port that was free when it was chosen for the kernel was not when the kernel came: try again with another kernel."""
 
 
-class Outcome(enum.Enum):
-    """How an execution ended."""
-
-    FINISHED = enum.auto()
-    ABORTED = enum.auto()
-    """The kernel dropped the request without running it."""
-    DIED = enum.auto()
-    """The kernel's process ended first."""
-
-
 @dataclass(frozen=True, slots=True)
 class Launch:
     """What a kernel is started with."""
 
     cwd: str
     env: Mapping[str, str]
-
-
-class Run:
-    """One execution in a kernel."""
-
-    def __init__(self, msg_id: str, outbox: Outbox | None, render: events.Render) -> None:
-        self.msg_id = msg_id
-        self.outbox = outbox
-        self.render = render
-        self.started = False
-        self.replied = False
-        self.idle = False
-        self.aborted = False
-        self.cancelled = False
-        self.heard = 0.0
-        """When the last message came, in the event loop's time."""
-        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-
-    def finish(self, outcome: Outcome) -> None:
-        """Set the outcome; the first one counts."""
-        if not self.outcome.done():
-            self.outcome.set_result(outcome)
 
 
 class Kernel:
@@ -156,6 +124,7 @@ class Kernel:
             self._uncounted += self._traits.counts_silent
         run = Run(self._connection.execute(code, silent=silent), outbox, render)
         self._run = run
+        self._last_words.clear()
         if self.died.is_set():
             run.finish(Outcome.DIED)
         return run
@@ -243,6 +212,7 @@ class Kernel:
                     _LOG.warning("a set-up request failed: %s: %s", content.get("ename"), content.get("evalue"))
                 continue
             run.replied, run.aborted = True, content.get("status") in {"aborted", "abort"}
+            run.failure = content if content.get("status") == "error" else None
             self.exiting = any(part.get("source") == "ask_exit" for part in content.get("payload") or ())
             self._settle(run)
             # The kernel's word that it is idle follows at once; it is lost only if the kernel dropped output.
@@ -271,12 +241,14 @@ class Kernel:
                 self._interrupt(run, 0)
         if run.outbox is None:
             return
+        run.failure_told |= kind == "error"
         for part in run.render(message, uncounted=self._uncounted, newline_apart=self._traits.newline_apart):
             await run.outbox.put(part)
 
     def _settle(self, run: Run) -> None:
         if run.idle and run.replied:
             self._run = None
+            run.tell_failure(b"".join(self._last_words).decode(errors="replace").strip())
             if self.exiting and not run.outcome.done():  # some kernels end by themselves, others leave it to us
                 self._connection.control("shutdown_request", {"restart": False})
             run.finish(Outcome.ABORTED if run.aborted else Outcome.FINISHED)

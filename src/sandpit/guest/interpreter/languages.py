@@ -27,11 +27,18 @@ class Traits:
     takes_environment: bool = True
     """Code sees the variables that the process was started with where clients look for them."""
     counts_silent: bool = False
+    needs_directory: bool = False
+    """A context in a directory that is not there is refused (code-interpreter 2.12)."""
     newline_apart: bool = False
     """Clients expect `println`'s newline as an event of its own (code-interpreter 2.13)."""
 
 
-_TRAITS = {"java": Traits(takes_environment=False, counts_silent=True, newline_apart=True)}
+_TRAITS = {
+    "javascript": Traits(needs_directory=True),
+    "typescript": Traits(needs_directory=True),
+    "r": Traits(needs_directory=True),
+    "java": Traits(takes_environment=False, counts_silent=True, newline_apart=True),
+}
 
 
 def traits(language: str) -> Traits:

@@ -14,7 +14,7 @@ from sandpit.guest.interpreter.contexts import Context, is_directory
 from sandpit.guest.interpreter.environment import InstanceFile, base_environment
 from sandpit.guest.interpreter.kernel import Kernel, KernelStartError
 from sandpit.guest.interpreter.kernelspecs import Kernelspecs, UnknownLanguageError
-from sandpit.guest.interpreter.languages import normalise
+from sandpit.guest.interpreter.languages import normalise, traits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -95,12 +95,12 @@ class Registry:
 
     async def create(self, language: str | None, cwd: str | None) -> Context:
         """A new context. Raises ContextCreationError, InvalidDirectoryError."""
-        directory = cwd or self._settings.default_cwd
-        if not is_directory(directory) and cwd:
+        name = normalise(language or "python")
+        if cwd and traits(name).needs_directory and not is_directory(cwd):
             raise InvalidDirectoryError(
                 f"Failed to set working directory: {cwd} is not a directory in the sandbox; create it or choose another"
             )
-        return await self._create(normalise(language or "python"), directory)
+        return await self._create(name, cwd or self._settings.default_cwd)
 
     async def remove(self, context_id: str) -> None:
         """End a context. Raises UnknownContextError."""
@@ -114,7 +114,7 @@ class Registry:
             spec = self._specs.find(language)
         except UnknownLanguageError as problem:
             raise ContextCreationError(f"Failed to create context: {problem}") from problem
-        context = Context(language, cwd, spec, self._kernel, self._instance, self._base)
+        context = Context(language, cwd, spec, self._kernel, self._instance, self._base, self._settings.default_cwd)
         self._contexts[context.id] = context
         return context
 

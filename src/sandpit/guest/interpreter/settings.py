@@ -26,6 +26,8 @@ class Settings:
     """Where clients of 2024 look for a Jupyter Server; opened when the agent asks for it (docs/legacy.md)."""
     jupyter_dir: Path = Path("/root/.jupyter")
     """Where they read which kernel is the default one."""
+    jupyter_socket: Path = Path("/run/e2b-jupyter/server.sock")
+    """The same for root in the sandbox, always there: where E2B's template has its Jupyter server since 2026."""
     transport: str = "ipc"
     """How to talk to ipykernel: `ipc` (unix sockets) or `tcp` (loopback); other kernels know TCP only.
 
@@ -47,6 +49,7 @@ class Settings:
             instance_file=Path(environ.get(prefix + "INSTANCE_FILE", str(default.instance_file))),
             runtime_dir=Path(environ.get(prefix + "RUNTIME_DIR", str(default.runtime_dir))),
             jupyter_port=int(environ.get(prefix + "JUPYTER_PORT", str(default.jupyter_port))),
+            jupyter_socket=Path(environ.get(prefix + "JUPYTER_SOCKET", str(default.jupyter_socket))),
             jupyter_dir=Path(environ.get(prefix + "JUPYTER_DIR", str(default.jupyter_dir))),
             transport=environ.get(prefix + "TRANSPORT", default.transport),
             preload=tuple(name.strip() for name in preload.split(",") if name.strip()),

@@ -12,7 +12,7 @@ import os
 import stat
 from pathlib import Path
 
-from sandpit.guest.disk import Upper, unpack
+from sandpit.guest.disk import DESCRIPTOR, Upper, unpack
 
 _MS_BIND = 0x1000
 _MS_REC = 0x4000
@@ -34,7 +34,9 @@ def enter() -> None:
     for name in ("upper", "work", "root"):
         (_DISK / name).mkdir(mode=0o755)
     _fill(_DISK / "upper")
-    Upper.descriptor = os.open(_DISK / "upper", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    opened = os.open(_DISK / "upper", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    Upper.descriptor = os.dup2(opened, DESCRIPTOR, inheritable=False)
+    os.close(opened)
     _mount("overlay", _ROOT, "overlay", 0, f"lowerdir=/,upperdir={_DISK}/upper,workdir={_DISK}/work")
     for name in _KEPT:
         target = _ROOT / name

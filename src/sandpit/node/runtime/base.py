@@ -95,6 +95,12 @@ class Runtime(Protocol):
     async def copy_disk(self, bundle: Path, target: Path) -> bool:
         """Copy all that a frozen container has written into a file; False: the host cannot, only its agent. Raises: RuntimeFailed."""
 
+    async def export_disk(self, container_id: str, target: Path, limit: int) -> None:
+        """Write all that a running container has written into a new file, as its agent would: for one whose agent does not answer.
+
+        The container is not believed about the size: beyond `limit` bytes it fails. Raises: RuntimeFailed, SnapshotUnsupported, OSError.
+        """
+
     def written(self, bundle: Path) -> Path | None:
         """The upper directory of a container's overlay, as far as the host can see it. While it is frozen, nothing in it changes."""
 

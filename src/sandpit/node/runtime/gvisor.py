@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import tempfile
@@ -22,10 +21,11 @@ from typing import Any
 
 from sandpit.node import mounts
 from sandpit.node.cgroups import Cgroup
-from sandpit.node.commands import CommandFailed, run, tied
+from sandpit.node.commands import CommandFailed, run, save, tied
 from sandpit.node.processes import ProcessId
 from sandpit.node.runtime import oci
 from sandpit.node.runtime.base import Plan, RuntimeFailed
+from sandpit.node.runtime.detached import run_detached
 
 _GUEST_CAPABILITIES = (
     *oci.CAPABILITIES,
@@ -48,6 +48,8 @@ _RESTORE = "restore"
 _SENTRY_MEMORY_MB = 128
 """Room for the sentry and the gofer in the sandbox's memory limit."""
 _MKFS_SECONDS = 900.0
+_START_SECONDS = 120.0
+_EXPORT_SECONDS = 600.0
 _CHECKPOINT_SECONDS = 600.0
 """Gibibytes of memory on a slow disk."""
 _FROZEN = "paused"
@@ -175,6 +177,14 @@ class Gvisor:
         """See Runtime. What was written is in the sandbox's memory file: only the sandbox can read it."""
         return False
 
+    async def export_disk(self, container_id: str, target: Path, limit: int) -> None:
+        """See Runtime. Another process is started in the sandbox."""
+        command = (str(self._binary), "--root", str(self._state_dir), *FLAGS, "exec", container_id)
+        try:
+            await save(*command, *oci.guest_command("export"), target=target, limit=limit, timeout=_EXPORT_SECONDS)
+        except CommandFailed as error:
+            raise RuntimeFailed(f"the disk of container {container_id} could not be read: {error}") from error
+
     def written(self, bundle: Path) -> Path | None:
         """See Runtime. Only the sandbox can see it."""
         return None
@@ -195,9 +205,8 @@ class Gvisor:
         if plan.disk is not None:
             restore = plan.bundle / _RESTORE
             restore.mkdir()
-            mounts.bind_read_only(
-                plan.disk.parent, restore
-            )  # "ro" in the configuration alone does not hold, see Closures
+            # "ro" in the configuration alone does not hold, see Closures.
+            mounts.bind_read_only(plan.disk.parent, restore)
         (plan.bundle / "config.json").write_text(json.dumps(self.config(plan, disk)))
 
     def config(self, plan: Plan, disk: Path) -> dict[str, Any]:
@@ -232,37 +241,14 @@ class Gvisor:
             },
         }
 
-    async def _run(self, log_dir: Path, command: str, *arguments: str) -> None:
-        """Run runsc with output to a file: a detached sandbox keeps its descriptors for life."""
-        log = log_dir.parent / "runtime.log"
+    async def _run(self, bundle: Path, command: str, *arguments: str) -> None:
+        """Start a container. Raises: RuntimeFailed."""
         # Releases up to 2024 look for this file to tell whether they are in the root network namespace; newer kernels have it in
         # every namespace. Hiding /proc/sys/net from runsc alone makes them ask the namespace itself.
         shim = 'mount -t tmpfs none /proc/sys/net && exec "$@"'
         runsc = (str(self._binary), "--root", str(self._state_dir), *FLAGS, command, *arguments)
         argv = tied(shim, *runsc, propagation="slave")
-        descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *argv, stdin=asyncio.subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, start_new_session=True
-            )
-        finally:
-            os.close(descriptor)
-        try:
-            async with asyncio.timeout(120):
-                status = await process.wait()
-        except TimeoutError:
-            process.kill()
-            raise RuntimeFailed(
-                f"runsc {command} did not finish in time: {log.read_text(errors='replace').strip()[-2000:]}"
-            ) from None
-        except asyncio.CancelledError:
-            process.kill()
-            raise
-        if status:
-            output = log.read_text(errors="replace")
-            raise RuntimeFailed(
-                f"runsc {command} failed with status {status}: {output.strip()[-2000:] or '(no output)'}"
-            )
+        await run_detached(argv, f"runsc {command}", bundle.parent / "runtime.log", _START_SECONDS)
 
     async def _control(self, command: str, *arguments: str, timeout: float = 30.0) -> None:
         """Have a running sandbox do something. Raises: RuntimeFailed."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
 
 from sandpit.guest.agent import tree
 from sandpit.guest.agent.files_error import FileError, from_os
+from sandpit.guest.agent.files_form import FormReader
 from sandpit.guest.agent.files_target import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from python_multipart.multipart import MultipartCallbacks
     from starlette.datastructures import Headers
 
     from sandpit.guest.agent.accounts import Account
@@ -24,7 +23,7 @@ _MODE = 0o666
 _MAX_PATH_BYTES = 16 << 10
 
 
-class FormSink:
+class FormSink(FormReader):
     """Writes the file while it comes. Blocking: feed it in a thread. All but `abort` raise FileError."""
 
     def __init__(self, headers: Headers, account: Account, resolve: Callable[[str], str]) -> None:
@@ -36,31 +35,10 @@ class FormSink:
         self._written = ""
         self._target: Target | None = None
         self._part = ""
-        self._name = self._value = b""
-        self._disposition = b""
         kind, options = parse_options_header(headers.get("content-type"))
         if kind != b"multipart/form-data" or not options.get(b"boundary"):
             raise FileError(500, "request Content-Type isn't multipart/form-data")
-        callbacks: MultipartCallbacks = {
-            "on_part_begin": self._part_begin,
-            "on_header_field": self._header_field,
-            "on_header_value": self._header_value,
-            "on_header_end": self._header_end,
-            "on_headers_finished": self._headers_finished,
-            "on_part_data": self._part_data,
-            "on_part_end": self._part_end,
-        }
-        try:
-            self._parser = MultipartParser(options[b"boundary"], callbacks, max_header_size=_MAX_PATH_BYTES)
-        except FormParserError as error:
-            raise FileError(500, f"invalid multipart boundary: {error}") from None
-
-    def feed(self, data: bytes) -> None:
-        """Take the next piece."""
-        try:
-            self._parser.write(data)
-        except FormParserError as error:
-            raise FileError(500, f"invalid multipart body: {error}") from None
+        super().__init__(options[b"boundary"], error_status=500)
 
     def finish(self) -> list[dict[str, object]]:
         """The body is complete: move the file to where a `path` behind it says."""
@@ -80,22 +58,7 @@ class FormSink:
         if self._target is not None:
             self._target.abort()
 
-    def _part_begin(self) -> None:
-        self._part, self._disposition = "", b""
-
-    def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
-
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _header_end(self) -> None:
-        if self._name.lower() == b"content-disposition":
-            self._disposition = self._value
-        self._name = self._value = b""
-
-    def _headers_finished(self) -> None:
-        _, options = parse_options_header(self._disposition)
+    def begin_part(self, options: Mapping[bytes, bytes]) -> None:
         self._part = options.get(b"name", b"").decode("utf-8", "replace")
         if self._part != "file" or self._written:
             return
@@ -112,13 +75,13 @@ class FormSink:
             os.chmod(path, _MODE)
         self._written = path
 
-    def _part_data(self, data: bytes, start: int, end: int) -> None:
+    def part_data(self, data: memoryview) -> None:
         if self._part == "file" and self._target is not None:
-            self._target.write(memoryview(data)[start:end])
-        elif self._part == "path" and len(self._path) + end - start <= _MAX_PATH_BYTES:
-            self._path += data[start:end]
+            self._target.write(data)
+        elif self._part == "path" and len(self._path) + len(data) <= _MAX_PATH_BYTES:
+            self._path += data
 
-    def _part_end(self) -> None:
+    def end_part(self) -> None:
         if self._part == "file" and self._target is not None:
             target, self._target = self._target, None
             target.finish()

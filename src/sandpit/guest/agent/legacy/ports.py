@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sandpit.guest.agent.sockets import tcp_sockets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sandpit.guest.agent.legacy.rpc import Method, Subscription
 
-_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _PERIOD_S = 1.0
 _STATES = {
     1: "ESTABLISHED", 2: "SYN_SENT", 3: "SYN_RECV", 4: "FIN_WAIT1", 5: "FIN_WAIT2", 6: "TIME_WAIT", 7: "CLOSE",
@@ -44,26 +44,17 @@ async def _scan(subscription: Subscription) -> None:
 
 
 def sockets() -> list[dict[str, Any]]:
-    """All TCP sockets of the sandbox, in the daemon's spelling (proc_pid_net(5))."""
+    """All TCP sockets of the sandbox, in the daemon's spelling."""
     found = []
-    for table in _TABLES:
-        try:
-            lines = table.read_text(encoding="ascii", errors="replace").splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            columns = line.split()
-            if len(columns) < 8:
-                continue
-            ip, port = _address(columns[1])
-            foreign_ip, foreign_port = _address(columns[2])
-            state = _STATES.get(int(columns[3], 16), "UNKNOWN")
-            found.append(
-                {
-                    "Ip": ip, "Port": port, "ForeignIp": foreign_ip, "ForeignPort": foreign_port, "State": state,
-                    "User": columns[7], "Name": "", "Pid": "", "Exe": "",
-                }
-            )  # fmt: skip
+    for socket in tcp_sockets():
+        ip, port = _address(socket.local)
+        foreign_ip, foreign_port = _address(socket.remote)
+        found.append(
+            {
+                "Ip": ip, "Port": port, "ForeignIp": foreign_ip, "ForeignPort": foreign_port,
+                "State": _STATES.get(socket.state, "UNKNOWN"), "User": socket.uid, "Name": "", "Pid": "", "Exe": "",
+            }
+        )  # fmt: skip
     return found
 
 

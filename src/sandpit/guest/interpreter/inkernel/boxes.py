@@ -18,7 +18,7 @@ def of_axes(axes: Any) -> Tuple[List[Dict[str, Any]], bool]:
 
 def _has_whisker(box: Any, lines: List[Any]) -> bool:
     """Whether a line leaves the box upwards or downwards."""
-    low, high = _span(box, 1)
+    low, high = _edges(box, 1)
     upright = [line for line in lines if _lies_on(line, 0, _middle(box, 0)) and len(line) == 2]
     return any(_span(line, 1)[0] < low or _span(line, 1)[1] > high for line in upright) or any(
         _span(line, 1) in ((low, low), (high, high)) for line in upright
@@ -29,8 +29,9 @@ def _element(axes: Any, box: Any, lines: List[Any], across: int) -> Dict[str, An
     """`across`: the coordinate (0 is x) in which the boxes stand side by side."""
     along = 1 - across
     position = _middle(box, across)
-    low, high = _span(box, along)
-    median, ends = low, [low, high]
+    low, high = _edges(box, along)
+    median = float(box[3][along]) if _is_notched(box) else low
+    ends = [low, high]
     outliers: List[float] = []
     for line in lines:
         if len(line) == 2 and _lies_on(line, across, position):
@@ -55,6 +56,16 @@ def _span(points: Any, at: int) -> Span:
     return min(values), max(values)
 
 
+def _edges(box: Any, at: int) -> Span:
+    """Where a box begins and ends; a notch, which marks how sure the median is, can reach beyond both."""
+    return _span([box[0], box[(len(box) - 1) // 2]], at)
+
+
+def _is_notched(box: Any) -> bool:
+    """A plain box has four corners and two more points that close it; with a notch, the fourth point is the median's."""
+    return len(box) > 6
+
+
 def _middle(box: Any, at: int) -> float:
     return sum(_span(box, at)) / 2
 
@@ -65,7 +76,7 @@ def _lies_on(line: Any, at: int, position: float) -> bool:
 
 def _is_median(line: Any, box: Any, across: int) -> bool:
     """Caps cross the whiskers' ends in the same way, but are narrower than the box or lie outside it."""
-    (left, right), (low, high) = _span(box, across), _span(box, 1 - across)
+    (left, right), (low, high) = _span(box, across), _edges(box, 1 - across)
     start, end = _span(line, across)
     level = float(line[0][1 - across])
     level_is_flat = level == float(line[1][1 - across])

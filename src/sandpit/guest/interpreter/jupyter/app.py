@@ -26,6 +26,8 @@ from sandpit.guest.interpreter.kernel import KernelStartError
 from sandpit.guest.interpreter.registry import ContextCreationError, Registry, UnknownContextError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.requests import Request
     from starlette.websockets import WebSocket
 
@@ -38,8 +40,8 @@ _IDLE_SECONDS = 640
 _DEFAULT_KERNEL = "python3"
 
 
-async def listen(registry: Registry, settings: Settings) -> asyncio.Server:
-    """Serve on the Jupyter port. Raises: OSError when it is taken."""
+def protocol(registry: Registry, settings: Settings) -> Callable[[], asyncio.Protocol]:
+    """Makes the protocol of one connection, for any number of servers."""
     config = Config(
         build_app(registry, settings.default_cwd),
         http="httptools",
@@ -56,9 +58,7 @@ async def listen(registry: Registry, settings: Settings) -> asyncio.Server:
     )
     config.load()
     state = ServerState()
-    return await asyncio.get_running_loop().create_server(
-        lambda: HttpToolsProtocol(config, state, {}), settings.host, settings.jupyter_port
-    )
+    return lambda: HttpToolsProtocol(config, state, {})
 
 
 def build_app(registry: Registry, default_cwd: str) -> Starlette:

@@ -1,16 +1,20 @@
-"""What is there before a client of 2024 comes: the default kernel's id in a file, and a socket that has the port opened."""
+"""What is there before a client of Jupyter's protocol comes: the default kernel's id in a file, and two sockets.
+
+One has the port of 2024 opened; at the other, which is root's, the protocol itself is spoken. What it needs comes with its first client.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from sandpit.guest.interpreter.registry import Registry
     from sandpit.guest.interpreter.settings import Settings
@@ -34,10 +38,11 @@ class Door:
         path = self._settings.runtime_dir / SOCKET
         path.unlink(missing_ok=True)
         asked = await asyncio.start_unix_server(self._answer, str(path))
+        local = await self._listen_for_root()
         try:
             yield
         finally:
-            for server in filter(None, (asked, self._server)):
+            for server in filter(None, (asked, local, self._server)):
                 server.close()
             path.unlink(missing_ok=True)
 
@@ -54,6 +59,21 @@ class Door:
         except OSError as problem:
             _LOG.warning("clients of 2024 will not find the default kernel: %s", problem)
 
+    async def _listen_for_root(self) -> asyncio.Server | None:
+        """The socket below a directory that nobody else may enter; None where it cannot be made."""
+        path = self._settings.jupyter_socket
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.chmod(0o700)
+            path.unlink(missing_ok=True)
+            # The property is read for the first client, not now.
+            server = await asyncio.get_running_loop().create_unix_server(lambda: self._protocol(), str(path))
+            path.chmod(0o600)
+        except OSError as problem:
+            _LOG.warning("no Jupyter socket for root: %s", problem)
+            return None
+        return server
+
     async def _answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with self._opening:
@@ -68,6 +88,12 @@ class Door:
         writer.close()
 
     async def _open(self) -> asyncio.Server:
-        from sandpit.guest.interpreter.jupyter.app import listen
+        """Serve on the port of 2024. Raises: OSError when it is taken."""
+        loop = asyncio.get_running_loop()
+        return await loop.create_server(self._protocol, self._settings.host, self._settings.jupyter_port)
 
-        return await listen(self._registry, self._settings)
+    @functools.cached_property
+    def _protocol(self) -> Callable[[], asyncio.Protocol]:
+        from sandpit.guest.interpreter.jupyter.app import protocol
+
+        return protocol(self._registry, self._settings)

@@ -40,6 +40,7 @@ class Refusal(Exception):
         message: str,
         *,
         title: str | None = None,
+        words: str | None = None,
         sandbox_id: str | None = None,
         port: int | None = None,
         path: str | None = None,
@@ -48,6 +49,8 @@ class Refusal(Exception):
         self.status = status
         self.message = message
         self.title = title or HTTPStatus(status).phrase
+        self.words = words or message
+        """The message for people."""
         self.sandbox_id = sandbox_id
         self.port = port
         self.path = path
@@ -65,7 +68,7 @@ class Refusal(Exception):
 
     def as_page(self) -> bytes:
         """The body for people."""
-        parts = [f"{escape(self.message)}."]
+        parts = [f"{escape(self.words)}."]
         if self.sandbox_id is not None:
             parts.append(f"Sandbox <code>{escape(self.sandbox_id)}</code>.")
         if self.port is not None:
@@ -81,7 +84,8 @@ def port_closed(sandbox_id: str, port: int) -> Refusal:
     return Refusal(
         502,
         "The sandbox is running but port is not open",
-        title=f"There is no service running on port {port}",
+        title="Closed Port Error",
+        words=f"The sandbox is running but there is no service running on port {port}: connection refused",
         sandbox_id=sandbox_id,
         port=port,
     )

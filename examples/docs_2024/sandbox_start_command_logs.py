@@ -16,5 +16,6 @@ time.sleep(3)
 
 # Close sandbox once done
 sandbox.close()
+# output: [stdout] starting
 # output: [stdout] serving
 # output: [stderr] warning

@@ -32,11 +32,15 @@ def admin_app(services: Services, status: Callable[[], Mapping[str, Any]], stop:
         return Response(status_code=202)
 
     async def list_teams(request: Request) -> Response:
-        """Each with the bytes that its paused sandboxes and snapshots take up."""
-        teams = [(team, await services.quota.used(team.id)) for team in await services.teams.list_all()]
-        return JSONResponse(
-            [{"id": team.id, "name": team.name, "slug": team.slug, "snapshotBytes": used} for team, used in teams]
-        )
+        """Each with the bytes that its paused sandboxes and snapshots take up, and its templates."""
+        teams = []
+        for team in await services.teams.list_all():
+            used = {
+                "snapshotBytes": await services.quota.used(team.id),
+                "templateBytes": await services.template_quota.used(team.id),
+            }
+            teams.append({"id": team.id, "name": team.name, "slug": team.slug, **used})
+        return JSONResponse(teams)
 
     async def create_team(request: Request) -> Response:
         """Body `{"name", "slug"?}`; the answer holds the team's first key, which nobody can read again."""

@@ -37,6 +37,8 @@ class Limits(BaseModel):
     """Longest time that a sandbox runs without a pause."""
     snapshots_mb: int = Field(default=50 * 1024, ge=0)
     """Disk in MiB that a team's paused sandboxes and snapshots may take up together."""
+    templates_mb: int = Field(default=50 * 1024, ge=0)
+    """Disk in MiB that a team's templates may take up together."""
 
 
 class Build(BaseModel):

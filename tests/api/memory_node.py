@@ -179,6 +179,9 @@ class MemoryNode:
     async def remove_build(self, build_id: str) -> None:
         self.built = [spec for spec in self.built if spec.build_id != build_id]
 
+    async def build_bytes(self, tenant: str) -> int:
+        return sum(1 << 20 for spec in self.built if spec.tenant == tenant)
+
     def builds(self) -> Sequence[str]:
         return [spec.build_id for spec in self.built]
 

@@ -234,6 +234,25 @@ async def test_builds_at_once_are_limited(client: httpx.AsyncClient, control: Co
     node.hold_build.set()
 
 
+async def test_the_teams_share_of_the_disk(settings: Settings, node: MemoryNode) -> None:
+    limits = settings.limits.model_copy(update={"templates_mb": 2})  # a MemoryNode's build has 1 MiB
+    async with (
+        ControlPlane(settings.model_copy(update={"limits": limits}), node) as control,
+        api_client(control, control.first_key) as client,
+    ):
+        waiting = await request(client, "waiting")
+        first = await build(client, "first")
+        await build(client, "second")
+        for refused in (await start(client, waiting), await client.post("/v3/templates", json={"name": "third"})):
+            assert (refused.status_code, refused.json()["code"]) == (429, 429)
+            assert "its limit is 2 MiB" in refused.json()["message"]
+        assert (await client.delete(f"/templates/{first['templateID']}")).status_code == 204
+        while first["buildID"] in node.builds():  # behind the answer
+            await asyncio.sleep(0.01)
+        assert (await start(client, waiting)).status_code == 202
+        assert (await ended(client, waiting))["status"] == "ready"
+
+
 async def test_a_server_that_ends_has_failed_its_builds(settings: Settings, node: MemoryNode) -> None:
     async with ControlPlane(settings, node) as control:
         key = control.first_key

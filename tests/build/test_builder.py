@@ -80,6 +80,10 @@ class Site:
         self._boxes.append(self.machine.create(built.build_id))
         return self._boxes[-1]
 
+    def used(self) -> int:
+        """Bytes on disk that count for the tenant."""
+        return self.machine.wait(self.machine.node.build_bytes(self.tenant))
+
     def cached(self) -> int:
         return sum(line.startswith("CACHED") for line in self.lines)
 
@@ -280,8 +284,12 @@ def test_layers_go_when_nothing_needs_them(built_images: None) -> None:
         before = set((machine.data_dir / "layers").iterdir()), set((machine.data_dir / "roots").iterdir())
         first = site.build("head -c 70M /dev/zero | tr '\\0' x > /large", "echo two > /two")
         second = site.build("echo three > /three", base_build_id=first.build_id)
+        [root] = [path for path in (machine.data_dir / "roots").glob("*.erofs") if not path.is_symlink()]
+        shared, used = (70 << 20) + root.stat().st_blocks * 512, site.used()
+        assert shared < used < shared + (200 << 20), "one layer and one root file system for both, and two snapshots"
         box = site.box(second)
         machine.wait(machine.node.remove_build(first.build_id))
+        assert shared < site.used() < used, "a snapshot is gone, all else is the other build's too"
         assert box.sh("cat /two /three").split() == ["two", "three"]
         box.kill()
         box = site.box(second)
@@ -291,6 +299,7 @@ def test_layers_go_when_nothing_needs_them(built_images: None) -> None:
         )
         assert (set((machine.data_dir / "layers").iterdir()), set((machine.data_dir / "roots").iterdir())) == before
         assert not (machine.data_dir / "snapshots" / second.build_id).exists()
+        assert site.used() == 0
         kept = [json.loads(path.read_text())["build_id"] for path in (machine.data_dir / "images").glob("*/image.json")]
         assert sorted(kept) == ["base-crun", "base-gvisor"]
     finally:

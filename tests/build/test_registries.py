@@ -18,6 +18,7 @@ from tests.node.outside import CLOSED, PUBLIC, Outside
 from sandpit.build.debian import PackageCache
 from sandpit.build.manifests import ImageRefused, contents
 from sandpit.build.references import parse
+from sandpit.node.agent import AgentUnavailable
 from sandpit.node.contract import BuildFailed, BuildSpec, BuildStep, TemplateImage
 from sandpit.node.contract import Registry as Login
 
@@ -147,8 +148,9 @@ def test_an_image_of_many_layers(site: Site, registry: Registry, small: bytes, r
     second = layer(
         directory("srv", uid=1234, gid=4321, mode=0o2750),
         Entry("srv/gone", b"x"), Entry("srv/dir/inner", b"x"), Entry("srv/program", b"#!/bin/sh\n", mode=0o6755, uid=42),
+        Entry("srv/large", uid=100000, gid=100000),
         Entry("srv/again", type=tarfile.LNKTYPE, link="srv/program"), Entry("srv/out", type=tarfile.SYMTYPE, link="../../../etc"),
-        Entry("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nodd:x:1234:4321::/srv:/bin/sh\n"),
+        Entry("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nodd:x:1234:4321::/srv:/bin/sh\nlarge:x:100000:100000::/:/bin/sh\n"),
     )  # fmt: skip
     third = layer(Entry("srv/.wh.gone"), Entry("srv/dir/.wh..wh..opq"), Entry("srv/dir/new", b"new"))
     registry.push("library/many", small, second, third, tag="1", env=["COLOUR=blue", "PATH=/srv:/bin:/usr/bin"])
@@ -158,11 +160,17 @@ def test_an_image_of_many_layers(site: Site, registry: Registry, small: bytes, r
     box = site.machine.create(f"many-{runtime}")
     try:
         assert box.sh("cat /seen").split() == ["new", "blue"]
-        assert box.sh("ls /srv").split() == ["again", "dir", "out", "program"]
+        assert box.sh("ls /srv").split() == ["again", "dir", "large", "out", "program"]
         assert box.sh("stat -c '%a %u %g' /srv; stat -c '%a %u %h' /srv/program; readlink /srv/out").split() == [
             "2750", "1234", "4321", "6755", "42", "2", "../../../etc",
         ]  # fmt: skip
         assert box.sh("id -u; id -un", user="odd").split() == ["1234", "odd"]
+        assert box.sh("stat -c %u /srv/large") == ("100000" if runtime == "gvisor" else "65534"), "crun: nobody's"
+        if runtime == "gvisor":
+            assert box.sh("id -u", user="large") == "100000"
+        else:
+            with pytest.raises(AgentUnavailable, match="100000, its own or of a group, does not exist"):
+                box.sh("true", user="large")
         assert box.sh("id -un; cd; pwd", user="user").split() == ["user", "/home/user"]
         assert box.sh("echo $PATH", user="user") == "/srv:/bin:/usr/bin"
     finally:

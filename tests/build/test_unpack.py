@@ -119,6 +119,28 @@ def test_layers_on_layers(stack: Stack) -> None:
     assert ((fs / "srv/again").read_bytes(), again.st_uid, again.st_nlink) == (b"shared", 9, 2)
 
 
+def test_whiteouts_of_nothing_are_left_out(stack: Stack) -> None:
+    """Linux would list them: gVisor's overlay leaves one behind every rename."""
+    stack.add(
+        layer(directory("low"), Entry("low/a", b"a"), directory("gone"), Entry("gone/a", b"a"), Entry("file", b""))
+    )
+    stack.add(layer(Entry(".wh.gone"), directory("low"), Entry("low/b", b"b")))
+    fs = stack.add(
+        layer(
+            Entry("low/.wh.a"), Entry("low/.wh.b"), Entry("low/.wh.c"), Entry(".wh.nothing"),
+            directory("new"), Entry("new/.wh.x"), Entry("new/y", b"y"),
+            directory("gone"), Entry("gone/.wh.a"), Entry("gone/z", b"z"),
+            directory("file"), Entry("file/.wh.x"),
+        )
+    )  # fmt: skip
+    found = {str(path.relative_to(fs)) for path in fs.rglob("*") if stat.S_ISCHR(path.lstat().st_mode)}
+    assert found == {"low/a", "low/b"}
+    sealed = stack.add(layer(Entry("low/.wh.a"), Entry("low/.wh.b"), Entry("low/.wh..wh..opq"), Entry("low/d", b"d")))
+    assert os.listdir(sealed / "low") == ["d"]
+    above = stack.add(layer(Entry("low/.wh.a"), Entry("low/.wh.d")))
+    assert os.listdir(above / "low") == ["d"]
+
+
 def test_nothing_is_written_outside(stack: Stack, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()

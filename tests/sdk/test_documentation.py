@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.cli.user import until
 from tests.machines import REPOSITORY
 
 from sandpit import CodeInterpreter, Sandbox
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 EXAMPLES = REPOSITORY / "examples/docs_2024"
 PAGES = (REPOSITORY / "docs/sdk.md", REPOSITORY / "README.md")
 GROUPS = ("interpreter", "filesystem", "process", "")
-SERVER = "while :; do echo serving; echo warning >&2; sleep 0.2; done"
+SERVER = "echo starting; n=0; while :; do n=$((n + 1)); echo serving $n; echo warning >&2; sleep 0.2; done"
 
 pytestmark = pytest.mark.usefixtures("tidy")
 
@@ -50,9 +51,9 @@ def templates(team: Team) -> Iterator[None]:
         Sandbox.delete_snapshot(snapshot.snapshot_id)
 
 
-def problem(name: str, code: str, team: Team, folder: Path) -> str | None:
+def problem(name: str, code: str, team: Team, folder: Path, **variables: str) -> str | None:
     """Run an example; what it did not do as it says, if anything."""
-    environment = {**team.variables, "PYTHONPATH": str(REPOSITORY / "src"), "PATH": "/usr/bin:/bin"}
+    environment = {**team.variables, **variables, "PYTHONPATH": str(REPOSITORY / "src"), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=environment,
@@ -87,8 +88,18 @@ def run_all(examples: dict[str, str], team: Team, folder: Path) -> None:
 @pytest.mark.parametrize("prefix", GROUPS, ids=lambda prefix: prefix or "others")
 def test_examples_of_2024(prefix: str, team: Team, templates: None, tmp_path: Path) -> None:
     examples = {path.stem: path.read_text() for path in EXAMPLES.glob("*.py") if group(path.stem) == prefix}
+    examples.pop("bucket", None)  # needs one: test_buckets.py
     assert len(examples) >= 6
     run_all(examples, team, tmp_path)
+
+
+def test_the_start_command_from_its_beginning(templates: None) -> None:
+    lines: list[str] = []
+    with Sandbox("my-agent-sandbox", on_stdout=lambda message: lines.append(message.line)) as sandbox:
+        first = until(lambda: len(lines))
+        until(lambda: len(lines) > first + 5)
+        sandbox.kill()
+    assert lines == ["starting", *(f"serving {number}" for number in range(1, len(lines)))]
 
 
 @pytest.mark.timeout(120)

@@ -22,6 +22,7 @@ from sandpit.build.images import Importer
 from sandpit.build.layers import LayerError, LayerStore
 from sandpit.build.registry import Puller, Registries
 from sandpit.build.unpack import Limits
+from sandpit.build.usage import template_bytes
 from sandpit.build.workshop import Workshop
 from sandpit.node import images
 from sandpit.node.contract import BuildFailed, NodeError
@@ -292,6 +293,10 @@ class Builder:
     def collect(self) -> None:
         """Throw away layers that nothing needs. Raises: OSError, ValueError."""
         self.garbage.collect()
+
+    def used(self, owner: str) -> int:
+        """Bytes that a team's builds take up. Blocking. Raises: OSError, NodeError."""
+        return template_bytes(self._config, self._store, owner)
 
     def remove(self, build_id: str) -> None:
         """Forget a build; its layers go when nothing else needs them."""

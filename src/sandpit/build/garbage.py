@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sandpit.build.layers import IMAGE_STEP, TEMPLATE_STEP, remove_tree
+from sandpit.build.layers import remove_tree
+from sandpit.build.usage import TEAMS_STEPS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from sandpit.node.config import NodeConfig
 
 log = logging.getLogger(__name__)
-_OURS = (TEMPLATE_STEP, IMAGE_STEP)
 
 
 class Hold:
@@ -102,7 +102,7 @@ class Garbage:
             except (OSError, ValueError):
                 continue
             missing = any(self._store.find(key) is None for key in layers)
-            ours = any((layer := self._store.find(key)) is not None and layer.step in _OURS for key in layers)
+            ours = any((layer := self._store.find(key)) is not None and layer.step in TEAMS_STEPS for key in layers)
             if layers not in stacks and (missing or (ours and old and not self._holds)):
                 about.unlink(
                     missing_ok=True
@@ -130,6 +130,6 @@ def _is_old(path: Path, oldest: float) -> bool:
     """Whether a layer is one that is thrown away when nothing needs it, and nobody used it lately."""
     try:
         about = json.loads((path / "layer.json").read_text())
-        return about["step"] in _OURS and path.stat().st_mtime <= oldest
+        return about["step"] in TEAMS_STEPS and path.stat().st_mtime <= oldest
     except (OSError, ValueError, KeyError):
         return False

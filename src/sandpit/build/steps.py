@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sandpit.node.contract import BuildStep
 
-_VERSION = "1"
+_VERSION = "2"
 """Part of every key: raise it when steps come to mean something else."""
 _VARIABLE = re.compile(
     r"\$(?:(?P<plain>[A-Za-z_][A-Za-z0-9_]*)|\{(?P<braced>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\})"

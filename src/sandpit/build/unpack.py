@@ -22,15 +22,16 @@ import stat
 import sys
 import tarfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, cast
+
+from sandpit.build.lowers import OPEN_DIRECTORY, OVERLAY_OPAQUE, is_opaque, is_whiteout, open_beneath, shows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
-_OVERLAY_OPAQUE = "trusted.overlay.opaque"
 _XATTR = "SCHILY.xattr."
 _CAPABILITY = "security.capability"
 _MEMORY = 1 << 30
@@ -41,7 +42,6 @@ _DEPTH = 256
 """Directories in directories: what walks through a tree later takes a stack frame for each."""
 _HEADERS = 8192
 """Bytes of an archive beside the content, for each entry: two blocks, more for long names."""
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Refused(Exception):
@@ -69,6 +69,7 @@ class Unpacker:
         self._made: set[str] = set()
         """Directories that this layer has described; others take after the layer below."""
         self._times: list[tuple[str, float]] = []
+        self._whiteouts: list[str] = []
 
     def unpack(self, stream: IO[bytes]) -> None:
         """Raises: Refused, OSError, tarfile.TarError."""
@@ -82,6 +83,7 @@ class Unpacker:
                     raise Refused(f"more than {self._limits.bytes >> 20} MiB")
                 self._add(tar, member)
                 tar.members = []  # type: ignore[attr-defined] # it would remember every header
+        self._drop_idle_whiteouts()
         for path, mtime in reversed(self._times):
             with contextlib.suppress(OSError, OverflowError):
                 os.utime(path, (mtime, mtime), follow_symlinks=False)
@@ -96,7 +98,7 @@ class Unpacker:
         if os.path.realpath(parent or "/").count("/") >= _DEPTH:  # links may make it longer than it looks
             raise Refused(f"{_DEPTH} directories in each other: {path[:100]}...")
         if name == _OPAQUE:
-            os.setxattr(parent or "/", _OVERLAY_OPAQUE, b"y")
+            os.setxattr(parent or "/", OVERLAY_OPAQUE, b"y")
             return
         if name.startswith(_WHITEOUT):
             self._hide(f"{parent}/{name.removeprefix(_WHITEOUT)}")
@@ -160,6 +162,29 @@ class Unpacker:
             raise Refused("a whiteout without a name")
         _remove(path)
         os.mknod(path, stat.S_IFCHR, os.makedev(0, 0))
+        self._whiteouts.append(path)
+
+    def _drop_idle_whiteouts(self) -> None:
+        """Those that hide nothing: gVisor's overlay leaves one behind every rename.
+
+        Linux lists them in a directory that it need not merge, as names that do not exist.
+        """
+        for path in self._whiteouts:
+            with contextlib.suppress(OSError):  # something else has taken its place, or that of a directory above
+                if is_whiteout(os.lstat(path)) and not self._shines_through(path):
+                    os.unlink(path)
+
+    def _shines_through(self, path: str) -> bool:
+        """Whether the layers below show something at `path` where this one has nothing. Raises: OSError."""
+        folder, _, name = path.rpartition("/")
+        real = PurePosixPath(os.path.realpath(folder or "/"))
+        if any(is_opaque(str(directory)) for directory in (real, *real.parents)):
+            return False
+        for lower in self._lowers:
+            found = shows(lower, str(real / name))
+            if found is not None:
+                return found
+        return False
 
     def _parents(self, path: str) -> None:
         """Directories that the layer does not describe are what they are in the layers below."""
@@ -196,35 +221,10 @@ class Unpacker:
     def _find(self, path: str, flags: int) -> int | None:
         """Open what a layer below has at `path`, without following a link anywhere."""
         for lower in self._lowers:
-            found = _open_beneath(lower, path, flags)
+            found = open_beneath(lower, path, flags)
             if found is not None:
                 return found if found >= 0 else None
         return None
-
-
-def _open_beneath(root: int, path: str, flags: int) -> int | None:
-    """A descriptor; -1 when this layer hides the name, None when it does not have it."""
-    descriptor = os.dup(root)
-    *directories, last = path.strip("/").split("/")
-    try:
-        for name in (*directories, last):
-            try:
-                status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-            except OSError:
-                return None
-            if stat.S_ISCHR(status.st_mode):
-                return -1
-            final = name is last
-            how = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | flags if final else _OPEN_DIRECTORY
-            try:
-                following = os.open(name, how, dir_fd=descriptor)
-            except OSError:
-                return -1  # something else than what was looked for
-            os.close(descriptor)
-            descriptor = following
-        return os.dup(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _beneath(name: str) -> str:
@@ -269,7 +269,7 @@ def main() -> None:
     """Unpack standard input; status 1 and a message on standard error when it cannot be."""
     directory, limits_json, *lower_paths = sys.argv[1:]
     limits = Limits(**json.loads(limits_json))
-    lowers = [os.open(path, _OPEN_DIRECTORY) for path in reversed(lower_paths)]
+    lowers = [os.open(path, OPEN_DIRECTORY) for path in reversed(lower_paths)]
     Path(directory).chmod(0o755)
     os.chroot(directory)
     os.chdir("/")

@@ -18,13 +18,13 @@ def create(name: str, *, as_json: bool) -> None:
 
 
 def show(*, as_json: bool) -> None:
-    """List the teams, and the disk that their paused sandboxes and snapshots use. Raises: CliError."""
+    """List the teams, and the disk that their paused sandboxes, snapshots and templates use. Raises: CliError."""
     teams = _ask("GET")
     if as_json:
         typer.echo(json.dumps(teams, indent=1))
         return
     for team in teams:
-        kept = f"{team['snapshotBytes'] >> 20} MiB of snapshots"
+        kept = f"{team['snapshotBytes'] >> 20} MiB of snapshots, {team['templateBytes'] >> 20} MiB of templates"
         typer.echo(f"{team['id']}  {team['slug']:20}  {team['name']}  ({kept})")
 
 

@@ -21,7 +21,7 @@ from sandpit.control.keys import KeyService
 from sandpit.control.operations import Operations
 from sandpit.control.pausing import Pausing
 from sandpit.control.queries import SandboxQueries
-from sandpit.control.quota import SnapshotQuota
+from sandpit.control.quota import SnapshotQuota, TemplateQuota
 from sandpit.control.reconcile import reconcile
 from sandpit.control.sandboxes import SandboxService
 from sandpit.control.sleep import SleepService
@@ -56,6 +56,7 @@ class Services:
     snapshots: SnapshotService
     queries: SandboxQueries
     quota: SnapshotQuota
+    template_quota: TemplateQuota
     builds: BuildService
     tags: TagService
     upload_links: UploadLinks
@@ -84,6 +85,7 @@ class ControlPlane:
         self._logs = GuestLogs(self.database, node, settings.retention)
         core = Core(self.database, node, self.directory, self._operations, self._logs)
         quota = SnapshotQuota(self.database, settings.limits.snapshots_mb)
+        template_quota = TemplateQuota(node, settings.limits.templates_mb)
         deadlines, ending = Deadlines(core), Ending(core)
         sandboxes = SandboxService(core, templates, self._idempotency, deadlines, ending)
         sleep = SleepService(core, sandboxes, teams, Pausing(core, quota), deadlines, ending)
@@ -93,11 +95,11 @@ class ControlPlane:
         self._cleaner = Cleaner(self.database, node)
         limits = settings.build
         uploads = Uploads(settings.data_dir / "uploads", limits.upload_mb << 20, limits.uploads_mb << 20)
-        builds = BuildService(self.database, node, templates, self._cleaner, uploads, settings)
+        builds = BuildService(self.database, node, templates, self._cleaner, template_quota, uploads, settings)
         tags = TagService(self.database, templates, builds, self._cleaner)
         links = UploadLinks()
         self.services = Services(
-            teams, keys, templates, sandboxes, sleep, snapshots, queries, quota, builds, tags, links
+            teams, keys, templates, sandboxes, sleep, snapshots, queries, quota, template_quota, builds, tags, links
         )
         self._core = core
 

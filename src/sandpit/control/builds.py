@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sandpit.control.buildrecords import Requested
     from sandpit.control.buildrequests import BuildStart, NewBuild
     from sandpit.control.cleaning import Cleaner
+    from sandpit.control.quota import TemplateQuota
     from sandpit.control.teams import Identity
     from sandpit.control.templates import Resolved, TemplateService
     from sandpit.node.contract import Node, TemplateImage
@@ -67,6 +68,7 @@ class BuildService:
         node: Node,
         templates: TemplateService,
         cleaner: Cleaner,
+        quota: TemplateQuota,
         uploads: Uploads,
         settings: Settings,
     ) -> None:
@@ -74,6 +76,7 @@ class BuildService:
         self._node = node
         self._templates = templates
         self._cleaner = cleaner
+        self._quota = quota
         self.uploads = uploads
         self.limits = settings.build
         self._defaults = settings.limits
@@ -101,6 +104,7 @@ class BuildService:
         ref = check_name(identity, new.name)
         tags = check_tags(ref, new.tags)
         check_size(new.cpu_count, new.memory_mb, self.limits)
+        await self._quota.check(identity.team_id)  # before files are uploaded, and again before they are used
         new = replace(
             new,
             cpu_count=new.cpu_count or self._defaults.cpu_count,
@@ -115,6 +119,7 @@ class BuildService:
         build = await self._find(identity, template_id, build_id)
         check_start(start)
         base = await self._base(identity, start)
+        await self._quota.check(identity.team_id)
         if sum(running.team_id == identity.team_id for running in self._running.values()) >= self.limits.waiting:
             raise LimitReachedError(
                 f"the team has {self.limits.waiting} builds under way, its limit: wait for one to end"

@@ -1,4 +1,4 @@
-"""How much disk a team's paused sandboxes and snapshots take up."""
+"""How much disk a team's paused sandboxes and snapshots take up, and how much its templates."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 
-from sandpit.control.errors import LimitReachedError
+from sandpit.control.errors import LimitReachedError, SandboxFailedError
+from sandpit.node.contract import NodeError
 from sandpit.store.models import Sandbox, Snapshot
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from sandpit.node.contract import Node
     from sandpit.store.database import Database
 
 
@@ -33,6 +35,30 @@ class SnapshotQuota:
             raise LimitReachedError(
                 f"the team's paused sandboxes and snapshots use {used >> 20} MiB of disk, its limit is {self._limit_mb} MiB: "
                 "kill paused sandboxes, or delete snapshots"
+            )
+
+
+class TemplateQuota:
+    """The same for template builds. The node measures: builds share layers, so their sizes do not add up."""
+
+    def __init__(self, node: Node, limit_mb: int) -> None:
+        self._node = node
+        self._limit_mb = limit_mb
+
+    async def used(self, team_id: str) -> int:
+        """Bytes of one team. Raises: SandboxFailedError."""
+        try:
+            return await self._node.build_bytes(team_id)
+        except NodeError as error:
+            raise SandboxFailedError(str(error)) from error
+
+    async def check(self, team_id: str) -> None:
+        """Raises: LimitReachedError, SandboxFailedError."""
+        used = await self.used(team_id)
+        if used >= self._limit_mb << 20:
+            raise LimitReachedError(
+                f"the team's templates use {used >> 20} MiB of disk, its limit is {self._limit_mb} MiB: "
+                "delete templates, or tags of old builds"
             )
 
 

@@ -40,6 +40,9 @@ class TemplateBuilder(Protocol):
     def remove(self, build_id: str) -> None:
         """Forget a build; its layers go when nothing else needs them."""
 
+    def used(self, owner: str) -> int:
+        """Bytes that a team's builds take up. Blocking. Raises: OSError, NodeError."""
+
     def collect(self) -> None:
         """Throw away layers that nothing needs. Raises: OSError, ValueError."""
 

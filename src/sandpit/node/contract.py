@@ -277,5 +277,11 @@ class Node(Protocol):
     async def remove_build(self, build_id: str) -> None:
         """Forget a build that nothing is started from any more; one that is not there is no error. Running sandboxes are not harmed."""
 
+    async def build_bytes(self, tenant: str) -> int:
+        """Disk that a tenant's builds take up; what they share with each other counts once, what came with the product does not.
+
+        Raises: NodeError.
+        """
+
     def builds(self) -> Sequence[str]:
         """Ids of the builds on this node that teams have made."""

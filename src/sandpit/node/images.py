@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from sandpit.node.config import NodeConfig
 from sandpit.node.contract import NodeError, TemplateImage, UnknownTemplateBuild
 
+T = TypeVar("T")
 _BUILD_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 
@@ -86,7 +87,7 @@ def load_owned(config: NodeConfig) -> list[Image]:
     return [image for image in found if image.owner]
 
 
-def split(image: Image, layers: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:
+def split(image: Image, layers: tuple[T, ...]) -> tuple[tuple[T, ...], tuple[T, ...]]:
     """The layers of the root file system, and those that are unpacked onto it."""
     count = image.root_layers or len(layers)
     return layers[:count], layers[count:]

@@ -109,6 +109,13 @@ class LocalNode:
         except (OSError, ValueError, KeyError) as error:
             log.error("layers that nothing needs stay: %r", error)
 
+    async def build_bytes(self, tenant: str) -> int:
+        """See Node."""
+        try:
+            return await asyncio.to_thread(self._builder.used, tenant)
+        except OSError as error:
+            raise NodeError(f"the disk that templates use cannot be measured: {error}") from error
+
     def builds(self) -> Sequence[str]:
         """See Node."""
         return [image.build_id for image in images.load_owned(self._config)]

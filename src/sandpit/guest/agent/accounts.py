@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 PASSWD = Path("/etc/passwd")
@@ -16,11 +17,11 @@ GROUP = Path("/etc/group")
 
 
 class UnknownAccountError(LookupError):
-    """No account of this name is in the image's /etc/passwd."""
+    """No account of this name is in the image's /etc/passwd, or none that can be used here: `why` says so."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"invalid username: '{name}'")
-        self.name = name
+    def __init__(self, name: str, why: str = "") -> None:
+        super().__init__(f"invalid username: '{name}'{why}")
+        self.name, self.why = name, why
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,13 @@ def find_account(name: str) -> Account:
     account = _read().accounts.get(name)
     if account is None:
         raise UnknownAccountError(name)
+    beyond = [number for number in (account.uid, *account.groups) if number >= _numbers()]
+    if beyond:
+        raise UnknownAccountError(
+            name,
+            f": number {beyond[0]}, its own or of a group, does not exist in this sandbox, where they end at {_numbers() - 1}; "
+            "give it a smaller one in the image, or use gVisor",
+        )
     return account
 
 
@@ -75,6 +83,13 @@ def resolve_path(path: str, account: Account, default_workdir: str | None) -> st
     if path.startswith("/"):
         return path
     return posixpath.normpath(posixpath.join(account.home, path))
+
+
+@cache
+def _numbers() -> int:
+    """How many users and groups, from 0 on, the kernel knows here: a sandbox on crun has a user namespace (user_namespaces(7))."""
+    maps = [path.read_text().split() for path in (Path("/proc/self/uid_map"), Path("/proc/self/gid_map"))]
+    return min(int(fields[2]) if len(fields) == 3 and fields[0] == "0" else 1 << 32 for fields in maps)
 
 
 def _read() -> _Table:

@@ -35,6 +35,11 @@ class Follower:
         self._subscriber = process.subscribe(_SILENCE_S)
         self.task = asyncio.create_task(self._follow())
 
+    @property
+    def waiting(self) -> list[bytes]:
+        """The events of output that the listener has not been told yet."""
+        return self._subscriber.waiting_data
+
     async def _follow(self) -> None:
         async with contextlib.aclosing(self._subscriber.events()) as events:
             async for line in events:

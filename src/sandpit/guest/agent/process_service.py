@@ -58,6 +58,7 @@ class ProcessService:
 
     def __init__(self, table: ProcessTable) -> None:
         self._table = table
+        self._start_log: start_log.StartLog | None = None
 
     async def start(self, message: Message, call: Call) -> AsyncGenerator[bytes, None]:
         """Start a process and stream its events. The deadline is the process's; going away leaves it running."""
@@ -67,15 +68,24 @@ class ProcessService:
         if call.timeout_s is not None:
             asyncio.get_running_loop().call_later(call.timeout_s, process.signal, signal.SIGKILL)
         if config.tag == start_log.TAG and os.getpid() == 1:
-            start_log.StartLog(process)
+            self._start_log = start_log.StartLog(process)
         async with contextlib.aclosing(process.subscribe(call.keepalive_s).events()) as events:
             async for event in events:
                 yield event
 
     async def connect(self, message: Message, call: Call) -> AsyncGenerator[bytes, None]:
-        """Stream the events of a process that was started before."""
-        process = self._select(message, exited=True)
+        """Stream the events of a process that was started before.
+
+        With `past`, a field of Sandpit's own, the start command's begin with its kept output, also when it ended long ago.
+        """
+        if fields.optional(message, "past", bool) and (kept := self._start_log_of(message)) is not None:
+            process, past = kept.process, kept.past()
+        else:
+            process, past = self._select(message, exited=True), []
         async with contextlib.aclosing(process.subscribe(call.keepalive_s).events()) as events:
+            yield await anext(events)
+            for event in past:
+                yield event
             async for event in events:
                 yield event
 
@@ -132,6 +142,10 @@ class ProcessService:
             raise ConnectError("failed_precondition", "a terminal's input cannot be closed; send the byte 0x04 (^D)")
         await _input(process).end()
         return {}
+
+    def _start_log_of(self, message: Message) -> start_log.StartLog | None:
+        selector = fields.optional(message, "process", dict) or {}
+        return self._start_log if fields.optional(selector, "tag", str) == start_log.TAG else None
 
     def _select(self, message: Message, *, exited: bool = False) -> Process:
         selector = fields.optional(message, "process", dict) or {}

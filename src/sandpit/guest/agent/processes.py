@@ -38,6 +38,12 @@ MAX_WAITING_EVENTS = 8
 """Events that may wait for a subscriber; at this number reading stops, and the process blocks on a full pipe."""
 
 KEEPALIVE = b'{"event":{"keepalive":{}}}'
+_DATA = b'{"event":{"data":{'
+
+
+def data_event(stream: str, data: bytes) -> bytes:
+    """The event that tells of output to `stdout`, `stderr` or `pty`; without line ends."""
+    return _DATA + b'"%s":"' % stream.encode() + base64.b64encode(data) + b'"}}}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,11 @@ class Subscriber:
     @property
     def full(self) -> bool:
         return len(self._events) >= MAX_WAITING_EVENTS
+
+    @property
+    def waiting_data(self) -> list[bytes]:
+        """The events of output that have not been taken yet."""
+        return [event for event in self._events if event.startswith(_DATA)]
 
     def put(self, event: bytes) -> None:
         """Add an event. The process stops reading output when this makes the subscriber full."""
@@ -173,12 +184,11 @@ class Process:
     def _add_output(self, fd: int | None, name: str, chunk_bytes: int) -> None:
         if fd is None:
             return
-        head = b'{"event":{"data":{"%s":"' % name.encode()
 
         def deliver(chunk: bytes) -> None:
             if not self._subscribers:
                 return
-            event = head + base64.b64encode(chunk) + b'"}}}'
+            event = data_event(name, chunk)
             for subscriber in self._subscribers:
                 subscriber.put(event)
             self.flow()

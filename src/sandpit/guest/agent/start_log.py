@@ -1,4 +1,4 @@
-"""What the template's start command writes, kept for those who ask later (legacy-protocol 3.8)."""
+"""What the template's start command writes, kept for those who ask later: as text (legacy-protocol 3.8), and as the events that it was."""
 
 from __future__ import annotations
 
@@ -7,33 +7,67 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandpit.guest.agent.follower import Follower
+from sandpit.guest.agent.processes import data_event
 
 if TYPE_CHECKING:
     from sandpit.guest.agent.processes import Process
 
 TAG = "start_cmd"
 """By which the node starts it (`node.start_command.TAG`)."""
-LOG = Path("/run/sandpit/start_cmd.log")
-OLDER = LOG.with_suffix(".log.1")
 MAX_BYTES = 1 << 20
-"""Of each of the two files: a server's log must not fill the sandbox's disk."""
+"""Of each file: a server's log must not fill the sandbox's disk."""
+
+
+class Kept:
+    """A file that loses its older half when it grows too large."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.older = path, path.with_name(f"{path.name}.1")
+
+    def clear(self) -> None:
+        """Raises: OSError."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_bytes(b"")
+        self.older.unlink(missing_ok=True)
+
+    def add(self, data: bytes) -> None:
+        """A full disk, or a file that somebody took away, is no matter: the program goes on."""
+        with contextlib.suppress(OSError):
+            if self.path.exists() and self.path.stat().st_size >= MAX_BYTES:
+                self.path.replace(self.older)
+            with self.path.open("ab") as file:
+                file.write(data)
+
+    def lines(self) -> list[bytes]:
+        """What is left of it."""
+        content = b""
+        for path in (self.older, self.path):
+            with contextlib.suppress(OSError):
+                content += path.read_bytes()
+        return content.splitlines()
+
+
+TEXT = Kept(Path("/run/sandpit/start_cmd.log"))
+_EVENTS = Kept(Path("/run/sandpit/start_cmd.events"))
 
 
 class StartLog:
-    """Writes both streams of one process to the file, as a journal does."""
+    """Keeps what one process writes."""
 
     def __init__(self, process: Process) -> None:
-        LOG.parent.mkdir(parents=True, exist_ok=True)
-        LOG.write_bytes(b"")
-        OLDER.unlink(missing_ok=True)
+        """Raises: OSError."""
+        self.process = process
+        for kept in (TEXT, _EVENTS):
+            kept.clear()
         self._follower = Follower(process, self)
 
-    async def output(self, _stream: str, data: bytes) -> None:
-        with contextlib.suppress(OSError):  # a full disk, or a file that somebody took away: the program goes on
-            if LOG.exists() and LOG.stat().st_size >= MAX_BYTES:
-                LOG.replace(OLDER)
-            with LOG.open("ab") as file:
-                file.write(data)
+    def past(self) -> list[bytes]:
+        """The events that a subscriber of this moment comes too late for."""
+        return [*_EVENTS.lines(), *self._follower.waiting]
+
+    async def output(self, stream: str, data: bytes) -> None:
+        TEXT.add(data)
+        _EVENTS.add(data_event(stream, data) + b"\n")
 
     async def end(self, _exit_code: int) -> None:
         """What it wrote stays."""

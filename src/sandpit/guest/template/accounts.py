@@ -37,8 +37,9 @@ def add_user(user: str) -> Account:
     """A user by name, made if missing, with a home directory and a group of its own. Raises: StepFailed."""
     try:
         return find_account(user)
-    except UnknownAccountError:
-        pass
+    except UnknownAccountError as error:
+        if error.why:
+            raise StepFailed(str(error)) from None
     if not _NAME.fullmatch(user):
         raise StepFailed(f"'{user}' cannot be a user's name: a-z, 0-9, '-' and '_', 32 at most")
     number = _free_id()

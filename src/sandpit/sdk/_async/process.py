@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sandpit.sdk import wire
 from sandpit.sdk._async._concurrency import Outcome
 from sandpit.sdk._async.running import Ended, Running, shell, tell
-from sandpit.sdk.errors import ProcessException, SandboxException, TimeoutException
+from sandpit.sdk.errors import NotFoundException, ProcessException, SandboxException, TimeoutException
 from sandpit.sdk.models import EnvVars, ProcessMessage, ProcessOutput
 
 if TYPE_CHECKING:
@@ -185,12 +185,13 @@ class AsyncProcessManager:
         return await process.wait()
 
     async def follow_start_command(self, timeout: float | None) -> None:
-        """Give the output of the template's start command to the sandbox's callbacks, from now on."""
-        link = self._sandbox.link
-        answer = await link.rpc("process.Process/List", {}, ProcessException, timeout)
-        if any(process.get("tag") == START_COMMAND_TAG for process in answer.get("processes", ())):
-            running = await Running.connect(link, ProcessException, {"tag": START_COMMAND_TAG}, timeout)
-            running.follow(_Lines(self._sandbox, self._on_stdout, self._on_stderr, None))
+        """Give the output of the template's start command to the sandbox's callbacks, if it has one: past and future."""
+        selector = {"tag": START_COMMAND_TAG}
+        try:
+            running = await Running.connect(self._sandbox.link, ProcessException, selector, timeout, past=True)
+        except NotFoundException:
+            return
+        running.follow(_Lines(self._sandbox, self._on_stdout, self._on_stderr, None))
 
 
 START_COMMAND_TAG = "start_cmd"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sandpit.sdk import wire
 from sandpit.sdk._sync._concurrency import Outcome
 from sandpit.sdk._sync.running import Ended, Running, shell, tell
-from sandpit.sdk.errors import ProcessException, SandboxException, TimeoutException
+from sandpit.sdk.errors import NotFoundException, ProcessException, SandboxException, TimeoutException
 from sandpit.sdk.models import EnvVars, ProcessMessage, ProcessOutput
 
 if TYPE_CHECKING:
@@ -186,12 +186,13 @@ class ProcessManager:
         return process.wait()
 
     def follow_start_command(self, timeout: float | None) -> None:
-        """Give the output of the template's start command to the sandbox's callbacks, from now on."""
-        link = self._sandbox.link
-        answer = link.rpc("process.Process/List", {}, ProcessException, timeout)
-        if any(process.get("tag") == START_COMMAND_TAG for process in answer.get("processes", ())):
-            running = Running.connect(link, ProcessException, {"tag": START_COMMAND_TAG}, timeout)
-            running.follow(_Lines(self._sandbox, self._on_stdout, self._on_stderr, None))
+        """Give the output of the template's start command to the sandbox's callbacks, if it has one: past and future."""
+        selector = {"tag": START_COMMAND_TAG}
+        try:
+            running = Running.connect(self._sandbox.link, ProcessException, selector, timeout, past=True)
+        except NotFoundException:
+            return
+        running.follow(_Lines(self._sandbox, self._on_stdout, self._on_stderr, None))
 
 
 START_COMMAND_TAG = "start_cmd"

@@ -57,10 +57,19 @@ class Running:
 
     @classmethod
     def connect(
-        cls, link: Link, raises: type[errors.SandboxException], selector: Json, timeout: float | None
+        cls,
+        link: Link,
+        raises: type[errors.SandboxException],
+        selector: Json,
+        timeout: float | None,
+        *,
+        past: bool = False,
     ) -> Running:
-        """Follow a process that runs already; earlier output is gone. Raises: NotFoundException, `raises`."""
-        message = {"process": selector}
+        """Follow a process that runs already. Earlier output is gone, but for the start command's, if `past` is asked for.
+
+        Raises: NotFoundException, `raises`.
+        """
+        message = {"process": selector, **({"past": True} if past else {})}
         return cls(link, raises, *link.open_rpc("process.Process/Connect", message, raises, timeout))
 
     def follow(self, sink: Sink) -> None:

@@ -6,7 +6,7 @@ import logging
 import os
 from pathlib import Path
 
-from sandpit.guest.agent.start_log import LOG, OLDER
+from sandpit.guest.agent.start_log import TEXT
 
 _LOG = logging.getLogger(__name__)
 PROGRAM = Path("/usr/local/bin/journalctl")
@@ -16,10 +16,10 @@ _SCRIPT = f"""\
 # Sandpit: a sandbox has no systemd. What the template's start command writes is in files.
 case " $* " in
 *" _SYSTEMD_UNIT=start_cmd.service "*)
-    cat {OLDER} 2>/dev/null
+    cat {TEXT.older} 2>/dev/null
     case " $* " in
-    *" --follow "* | *" -f "*) exec tail -n +1 -F {LOG} 2>/dev/null ;;
-    *) exec cat {LOG} 2>/dev/null ;;
+    *" --follow "* | *" -f "*) exec tail -n +1 -F {TEXT.path} 2>/dev/null ;;
+    *) exec cat {TEXT.path} 2>/dev/null ;;
     esac ;;
 esac
 if [ -x /usr/bin/journalctl ]; then exec /usr/bin/journalctl "$@"; fi

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 from tests import leaks
-from tests.machines import REPOSITORY, ROOT, cache_dir, new_directories, new_name, new_network, own_layers
+from tests.machines import REPOSITORY, ROOT, new_directories, new_name, new_network, own_layers, snapshots_dir
 
 from sandpit.build.builtin import builtin_images
 
@@ -38,9 +38,7 @@ class Live:
         self.name = new_name()
         self.data_dir, self.run_dir = new_directories(self.name)
         own_layers(self.data_dir)
-        snapshots = cache_dir() / "snapshots"
-        snapshots.mkdir(exist_ok=True, mode=0o711)
-        (self.data_dir / "snapshots").symlink_to(snapshots)
+        (self.data_dir / "snapshots").symlink_to(snapshots_dir())
         for image in builtin_images():
             image.write(self.data_dir / "images")
         self.log = ROOT / self.name / "log"

@@ -67,6 +67,13 @@ def cache_dir() -> Path:
     return Path(os.environ.get("SANDPIT_DATA_DIR") or REPOSITORY / ".cache/sandpit")
 
 
+def snapshots_dir() -> Path:
+    """Snapshots of the templates, for the servers of this worker; a directory belongs to one server at a time while they are made."""
+    path = cache_dir() / f"snapshots-{_WORKER}"
+    path.mkdir(exist_ok=True, mode=0o711)
+    return path
+
+
 def why_not() -> str | None:
     """Why no node can run here; None if one can."""
     if os.geteuid() != 0:

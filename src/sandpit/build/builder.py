@@ -208,8 +208,8 @@ class Builder:
     @asynccontextmanager
     async def _workshop(self, spec: BuildSpec, image: Image, scratch: Path) -> AsyncIterator[Workshop]:
         source = await self._templates.stack(image)
-        async with self._admission.turn(image, spec.tenant):
-            sandbox = await self._launcher.launch(source)
+        async with self._admission.turn(image, spec.tenant) as release:
+            sandbox = await self._launcher.launch(source, begun=release)
         try:
             workshop = Workshop(sandbox, self._launcher.runtime_of(image), self._store, scratch, self._config)
             await workshop.open()

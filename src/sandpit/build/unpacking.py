@@ -15,6 +15,7 @@ from sandpit.node.contract import NodeError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_MOST_WORDS = 64 << 10
 _SOURCES = str(Path(__file__).resolve().parents[2])
 
 
@@ -35,7 +36,11 @@ async def unpack(archive: Path, target: Path, lowers: Sequence[Path], limits: Li
             *command, stdin=source, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, env={}
         )
     try:
-        _, words = await process.communicate()
+        assert process.stderr is not None
+        words = await process.stderr.read(_MOST_WORDS)
+        while await process.stderr.read(_MOST_WORDS):  # a layer decides what there is to say
+            pass
+        await process.wait()
     finally:
         if process.returncode is None:
             process.kill()

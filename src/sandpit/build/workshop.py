@@ -13,6 +13,7 @@ from sandpit.build.unpacking import UnpackFailed, unpack
 from sandpit.guest.changes import Changes
 from sandpit.node.agent import CommandRefused, Identity
 from sandpit.node.contract import NodeError
+from sandpit.node.outputlines import TAIL, OutputLines
 from sandpit.node.runtime import oci
 from sandpit.node.trust import GUEST_BUNDLE
 
@@ -28,10 +29,7 @@ if TYPE_CHECKING:
 
 _ARCHIVE = "/run/sandpit/build-files.tar"
 _ENTRIES = 2_000_000
-_LINE = 4096
 _SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh")
-_TAIL = 2000
-"""Characters of a failing step's output that its error repeats."""
 
 
 class StepFailed(NodeError):
@@ -94,12 +92,13 @@ class Workshop:
             await self.guest("user", user=expand(step.args[0], context.env).partition(":")[0])
 
     async def _command(self, command: str, user: str, context: Context, say: Callable[..., None]) -> None:
-        lines = _Lines(say)
+        lines = OutputLines(lambda name, line: say(f"[{name}]: {line}"))
         shell = await self._find_shell()
         try:
             code = await self._sandbox.agent.follow(
-                [shell, "-l", "-c", command], user=user, output=lines.take, env=context.env, cwd=context.workdir
-            )
+                [shell, "-l", "-c", command], user=user, output=lines.add, seconds=self._config.build_seconds,
+                env=context.env, cwd=context.workdir,
+            )  # fmt: skip
         except CommandRefused as error:
             raise StepFailed(f"failed to run command '{command}': command failed: {error.reason}") from error
         finally:
@@ -137,7 +136,7 @@ class Workshop:
         command = [*oci.guest_command("template"), json.dumps({"step": name, **arguments})]
         status, output = await self._sandbox.agent.run(command, user="root")
         if status:
-            raise StepFailed(output.strip()[-_TAIL:] or f"exit status {status}")
+            raise StepFailed(output.strip()[-TAIL:] or f"exit status {status}")
 
     async def keep(self, key: str, parent: str | None, below: Sequence[Path]) -> Layer:
         """Make a layer of what was written since the last one. Raises: StepFailed, AgentUnavailable, LayerError."""
@@ -173,29 +172,3 @@ class Workshop:
             await asyncio.to_thread(look)
         finally:
             await asyncio.shield(self._runtime.thaw(container, cgroup))
-
-
-class _Lines:
-    """Output in pieces, told in lines."""
-
-    def __init__(self, say: Callable[..., None]) -> None:
-        self._say = say
-        self._open: dict[str, bytes] = {}
-        self.tail = ""
-        """The end of all that was printed."""
-
-    def take(self, name: str, chunk: bytes) -> None:
-        self.tail = (self.tail + chunk.decode(errors="replace"))[-_TAIL:]
-        *lines, rest = (self._open.get(name, b"") + chunk).split(b"\n")
-        self._open[name] = rest if len(rest) <= _LINE else b""
-        for line in lines if len(rest) <= _LINE else [*lines, rest]:
-            self._tell(name, line)
-
-    def end(self) -> None:
-        for name, line in self._open.items():
-            if line:
-                self._tell(name, line)
-
-    def _tell(self, name: str, line: bytes) -> None:
-        text = line.decode(errors="replace").rstrip("\r")[:_LINE]
-        self._say(f"[{name}]: {text}")

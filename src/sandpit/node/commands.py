@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from sandpit.node.contract import NodeError
 
 _CHUNK = 1 << 20
 _MOST_COMPLAINTS = 64 << 10
+_MOST_OUTPUT = 16 << 20
+"""Of a tool whose output is read as a whole: some of them repeat what registries and guests say."""
 
 
 class CommandFailed(NodeError):
@@ -37,7 +40,7 @@ def tied(script: str, *arguments: str, propagation: str = "private") -> list[str
 async def run(*command: str, stdin: str | None = None, timeout: float = 30.0) -> str:
     """Run a host tool to its end and return its standard output.
 
-    Raises: CommandFailed when it exits non-zero or takes longer than `timeout` seconds (it is then killed).
+    Raises: CommandFailed when it exits non-zero, prints more than 16 MiB or takes longer than `timeout` seconds (it is then killed).
     """
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -47,9 +50,11 @@ async def run(*command: str, stdin: str | None = None, timeout: float = 30.0) ->
     )
     try:
         async with asyncio.timeout(timeout):
-            out, err = await process.communicate(stdin.encode() if stdin is not None else None)
+            out, err = await _talk(process, stdin)
     except TimeoutError:
         raise CommandFailed(command, None, "") from None
+    except _TooMuch:
+        raise CommandFailed(command, None, f"it printed more than {_MOST_OUTPUT >> 20} MiB") from None
     finally:
         if process.returncode is None:
             process.kill()
@@ -57,6 +62,36 @@ async def run(*command: str, stdin: str | None = None, timeout: float = 30.0) ->
     if process.returncode:
         raise CommandFailed(command, process.returncode, (err or out).decode(errors="replace"))
     return out.decode(errors="replace")
+
+
+class _TooMuch(Exception):
+    """A tool prints more than is read."""
+
+
+async def _talk(process: asyncio.subprocess.Process, stdin: str | None) -> tuple[bytes, bytes]:
+    """Give a process its input, and return its output and complaints when it has ended. Raises: _TooMuch."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    given = _give(process.stdin, stdin or "")
+    out, err, _, _ = await asyncio.gather(_read(process.stdout), _read(process.stderr), given, process.wait())
+    return out, err
+
+
+async def _give(stream: asyncio.StreamWriter | None, text: str) -> None:
+    if stream is not None:
+        stream.write(text.encode())
+        with contextlib.suppress(OSError):  # it need not read all of it
+            await stream.drain()
+        stream.close()
+
+
+async def _read(stream: asyncio.StreamReader) -> bytes:
+    found = bytearray()
+    while chunk := await stream.read(_CHUNK):
+        found += chunk
+        if len(found) > _MOST_OUTPUT:
+            raise _TooMuch
+    return bytes(found)
 
 
 async def save(*command: str, target: Path, limit: int, timeout: float) -> None:

@@ -7,11 +7,12 @@ import contextlib
 import logging
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sandpit.node.agent import Agent
+from sandpit.node.boundedlog import BoundedLog
 from sandpit.node.cgroups import Cgroup
 from sandpit.node.config import NodeConfig
 from sandpit.node.contract import NetworkPolicy, NodeError
@@ -138,11 +139,18 @@ class Launcher:
         except OSError as error:
             log.warning("the node's control group stays: %s", error)
 
-    async def launch(self, source: Source, *, answers: bool = True) -> Sandbox:
+    async def launch(
+        self, source: Source, *, answers: bool = True, begun: Callable[[], None] = lambda: None
+    ) -> Sandbox:
         """Start a container whose agent answers, unless it is known not to; it belongs to nobody yet.
 
+        `begun` is called when the container runs: from then on the guest decides how long it takes.
         Raises: NodeError; nothing is left behind then.
         """
+        with contextlib.closing(BoundedLog()) as printed:
+            return await self._launch(source, printed, answers, begun)
+
+    async def _launch(self, source: Source, printed: BoundedLog, answers: bool, begun: Callable[[], None]) -> Sandbox:
         runtime = source.runtime or self.runtime_of(source.image)
         container_id = f"c{secrets.token_hex(8)}"
         directory = self._config.sandboxes_dir / container_id
@@ -150,8 +158,9 @@ class Launcher:
         try:
             directory.mkdir(parents=True, mode=0o711)  # root of a user namespace must be able to pass
             Record(container_id, source.image.build_id, runtime.name, slot.number).write(directory)
-            plan = self._plan(source, container_id, directory, slot)
+            plan = self._plan(source, container_id, directory, slot, printed)
             process = await self._begin(runtime, plan, source.snapshot)
+            begun()
             sandbox = Sandbox(
                 container_id,
                 source.image,
@@ -164,7 +173,7 @@ class Launcher:
                 closure=source.closure.name,
             )
             if answers:
-                await self._until_healthy(sandbox)
+                await self._until_healthy(sandbox, printed)
             sandbox.cgroup.set_timer_slack(_WAITING_SLACK)
             sandbox.record().write(directory)
         except BaseException:
@@ -185,7 +194,7 @@ class Launcher:
         assert isinstance(begun, ProcessId)
         return begun
 
-    async def _until_healthy(self, sandbox: Sandbox) -> None:
+    async def _until_healthy(self, sandbox: Sandbox, printed: BoundedLog) -> None:
         """Wait for the agent, or for the container's death, whichever comes first. Raises: NodeError."""
         healthy = asyncio.ensure_future(sandbox.agent.wait_healthy(_AGENT_START_SECONDS))
         dead = asyncio.ensure_future(sandbox.process.wait())
@@ -193,7 +202,7 @@ class Launcher:
             await asyncio.wait({healthy, dead}, return_when=asyncio.FIRST_COMPLETED)
             if not healthy.done():
                 raise NodeError(
-                    f"the sandbox ended while it started (template {', '.join(sandbox.image.names)}): {_last_words(sandbox)}"
+                    f"the sandbox ended while it started (template {', '.join(sandbox.image.names)}): {printed.last_words()}"
                 )
             await healthy
         except BaseException:
@@ -204,14 +213,14 @@ class Launcher:
             dead.cancel()
             await asyncio.gather(healthy, dead, return_exceptions=True)
 
-    def _plan(self, source: Source, container_id: str, directory: Path, slot: Slot) -> Plan:
+    def _plan(self, source: Source, container_id: str, directory: Path, slot: Slot, printed: BoundedLog) -> Plan:
         image = source.image
         limits = Limits(image.cpu_count, image.memory_mb, image.disk_mb, image.pids)
         bundle = directory / "bundle"
         bundle.mkdir()
         cgroup = self.cgroup(container_id).path
         layers, closure = source.layers, source.closure
-        return Plan(container_id, bundle, layers, source.root, closure, slot, limits, cgroup, source.disk)
+        return Plan(container_id, bundle, layers, source.root, closure, slot, limits, cgroup, printed, source.disk)
 
     async def _abandon(self, container_id: str, directory: Path, slot: Slot, runtime: Runtime) -> None:
         """Undo a start that failed."""
@@ -269,11 +278,3 @@ async def _removed(cgroup: Cgroup) -> None:
         else:
             return
     cgroup.remove()
-
-
-def _last_words(sandbox: Sandbox) -> str:
-    """The end of what the runtime and the guest's first process printed."""
-    try:
-        return (sandbox.directory / "runtime.log").read_text(errors="replace").strip()[-2000:] or "(no output)"
-    except OSError:
-        return "(no output)"

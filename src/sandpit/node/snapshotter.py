@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -138,15 +138,17 @@ class Snapshotter:
             return "the guest programs that it ran are no longer there"
         return None
 
-    async def restore(self, manifest: Manifest, *, answers: bool = True) -> Sandbox:
-        """Let a copy of the sandbox go on; it belongs to nobody yet. `answers` is whether to wait for its agent.
+    async def restore(
+        self, manifest: Manifest, *, answers: bool = True, begun: Callable[[], None] = lambda: None
+    ) -> Sandbox:
+        """Let a copy of the sandbox go on; it belongs to nobody yet. `answers` is whether to wait for its agent; `begun`: see `launch`.
 
         Raises: SnapshotDamaged, NodeError.
         """
         source = await self._source(manifest, snapshot=self.store.path(manifest.snapshot_id))
         verified = asyncio.ensure_future(asyncio.to_thread(self.store.verify, manifest))
         try:
-            sandbox = await self._launcher.launch(source, answers=answers)
+            sandbox = await self._launcher.launch(source, answers=answers, begun=begun)
         except BaseException:
             await asyncio.shield(verified)  # damage is the better explanation of a failure
             raise
@@ -158,22 +160,25 @@ class Snapshotter:
         return sandbox
 
     @asynccontextmanager
-    async def disk_source(self, manifest: Manifest) -> AsyncIterator[Source]:
-        """What to boot from, without the processes that a snapshot may hold. Raises: SnapshotDamaged, NodeError."""
+    async def disk_source(self, manifest: Manifest, begun: Callable[[], None]) -> AsyncIterator[Source]:
+        """What to boot from, without the processes that a snapshot may hold. `begun`: see `Launcher.launch`.
+
+        Raises: SnapshotDamaged, NodeError.
+        """
         if manifest.kind == "filesystem":
             await asyncio.to_thread(self.store.verify, manifest)
             yield await self._source(manifest, disk=self.store.path(manifest.snapshot_id) / DISK)
             return
         staging = await asyncio.to_thread(self.store.begin, f"{manifest.snapshot_id}-disk")
         try:
-            await self._extract(manifest, staging / DISK)
+            await self._extract(manifest, staging / DISK, begun)
             yield await self._source(manifest, disk=staging / DISK)
         finally:
             await asyncio.to_thread(self.store.abandon, staging)
 
-    async def _extract(self, manifest: Manifest, disk: Path) -> None:
+    async def _extract(self, manifest: Manifest, disk: Path, begun: Callable[[], None]) -> None:
         """Read the file system out of a memory snapshot: a copy is restored for as long as it takes, its processes stopped."""
-        sandbox = await self.restore(manifest, answers=manifest.responsive)
+        sandbox = await self.restore(manifest, answers=manifest.responsive, begun=begun)
         try:
             limit = (sandbox.image.disk_mb << 20) * _TAR_OVERHEAD
             if manifest.responsive:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 from sandpit.node import images
@@ -42,16 +43,18 @@ class Starter:
     async def from_template(self, build_id: str, tenant: str) -> Sandbox:
         """Start a sandbox of a template build. Raises: UnknownTemplateBuild, CapacityExhausted, NodeError."""
         source = await self._templates.source(build_id)
-        async with self._admission.turn(source.image, tenant):
+        async with self._admission.turn(source.image, tenant) as release:
+            # A tenant's template runs a tenant's programs as soon as it goes on from its snapshot.
+            begun = release if source.image.owner else _keep
             if source.snapshot is None:
-                return await self._boot(source)
+                return await self._boot(source, begun)
             try:
-                return await self._launcher.launch(source)
+                return await self._launcher.launch(source, begun=begun)
             except (RuntimeFailed, AgentUnavailable) as error:
                 # A snapshot that does not restore costs time, not the sandbox.
                 log.warning("the snapshot of %s does not restore, booting cold: %s", source.image.names, error)
                 self._templates.distrust(source)
-                return await self._boot(replace(source, snapshot=None))
+                return await self._boot(replace(source, snapshot=None), begun)
 
     async def ahead(self, build_id: str) -> Sandbox:
         """Start a sandbox that has time until it is wanted. Raises: as `from_template`."""
@@ -67,19 +70,23 @@ class Starter:
         """Start a sandbox from a snapshot of one. Raises: UnknownSnapshot, SnapshotDamaged, CapacityExhausted, NodeError."""
         manifest = await asyncio.to_thread(self._snapshotter.store.read, snapshot_id)
         image = images.load(self._config, manifest.build_id)
-        async with self._admission.turn(image, spec.tenant):
+        async with self._admission.turn(image, spec.tenant) as release:
             if manifest.kind == "memory" and spec.memory:
                 if (why := self._snapshotter.restorable(manifest)) is None:
-                    return await self._snapshotter.restore(manifest)
+                    return await self._snapshotter.restore(manifest, begun=release)
                 log.warning("snapshot %s boots from its file system, its processes are lost: %s", snapshot_id, why)
-            async with self._snapshotter.disk_source(manifest) as source:
-                return await self._boot(source)
+            async with self._snapshotter.disk_source(manifest, release) as source:
+                return await self._boot(source, release)
 
-    async def _boot(self, source: Source) -> Sandbox:
-        sandbox = await self._launcher.launch(source)
+    async def _boot(self, source: Source, begun: Callable[[], None]) -> Sandbox:
+        sandbox = await self._launcher.launch(source, begun=begun)
         try:
             await self._templates.start_up(sandbox)
         except BaseException:
             await asyncio.shield(self._launcher.discard(sandbox))
             raise
         return sandbox
+
+
+def _keep() -> None:
+    """Hold a place until the start has ended: its programs are the product's own."""

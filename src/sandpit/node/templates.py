@@ -29,6 +29,8 @@ from sandpit.node.trust import GUEST_BUNDLE
 log = logging.getLogger(__name__)
 
 _READY_TIMEOUT = 600.0
+_START_SECONDS = _READY_TIMEOUT + 60
+"""How long a start command is followed; it goes on."""
 _MANIFEST = "manifest.json"
 """Its presence makes a snapshot complete."""
 _RUNTIME_MB = 24
@@ -132,7 +134,7 @@ class Templates:
             return
         report(f"Running start command: {image.start_cmd}")
         started = StartCommand(report)
-        following = asyncio.create_task(started.follow(sandbox, image.start_cmd, user))
+        following = asyncio.create_task(started.follow(sandbox, image.start_cmd, user, _START_SECONDS))
         try:
             report(f"Waiting for template to be ready: {image.ready_cmd or f'sleep {_SETTLE_SECONDS:g}'}")
             await self._until_ready(sandbox, user, following)
@@ -145,17 +147,16 @@ class Templates:
         """Wait for the ready command to succeed, and for `start` not to fail meanwhile. Raises: NodeError."""
         image = sandbox.image
         deadline = time.monotonic() + (_SETTLE_SECONDS if image.ready_cmd is None else _READY_TIMEOUT)
-        while True:
-            output = ""
+        output = ""
+        while (left := deadline - time.monotonic()) > 0:
             if image.ready_cmd is not None:
-                status, output = await unless_it_fails(start, sandbox.agent.run(image.ready_cmd, user=user))
+                run = sandbox.agent.run(image.ready_cmd, user=user, seconds=left)
+                status, output = await unless_it_fails(start, run)
                 if status == 0:
                     return
-            if time.monotonic() > deadline:
-                if image.ready_cmd is None:
-                    return
-                raise NodeError(f"template {image.names} was not ready after {_READY_TIMEOUT:g} s: {output[-1000:]}")
             await unless_it_fails(start, asyncio.sleep(0.25))
+        if image.ready_cmd is not None:
+            raise NodeError(f"template {image.names} was not ready after {_READY_TIMEOUT:g} s: {output[-1000:]}")
 
     async def _claim(self, sandbox: Sandbox) -> None:
         """Give a sandbox without an owner the identity of its template."""
@@ -171,9 +172,9 @@ class Templates:
         """
         await self._claim(sandbox)
         image = sandbox.image
-        with contextlib.suppress(TimeoutError, AgentUnavailable):  # an image without this user, for one, still starts
-            async with asyncio.timeout(_REHEARSAL_SECONDS):
-                await sandbox.agent.run(f"bash -l -c : ; {image.ready_cmd or ':'}", user=image.user)
+        command = f"bash -l -c : ; {image.ready_cmd or ':'}"
+        with contextlib.suppress(AgentUnavailable):  # an image without this user, for one, still starts
+            await sandbox.agent.run(command, user=image.user, seconds=_REHEARSAL_SECONDS)
 
     def _key(self, image: Image) -> str:
         """Names a snapshot by all that it depends on."""

@@ -17,6 +17,7 @@ import socket
 import stat
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,7 @@ class Server:
             "sandboxes": counts,
             "templates": templates,
             "runtimes": self._node.releases(),
+            "disk": asdict(self._node.room()),
         }
 
 

@@ -139,6 +139,9 @@ class Settings(BaseSettings):
     pool: Pool = Pool()
     build: Build = Build()
     retention: Retention = Retention()
+    disk_reserve_mb: int | None = Field(default=None, ge=0)
+    """Disk in MiB that is kept free for records, the database and logs: sandboxes, snapshots, builds and uploads that would reach into it
+    are refused (507). None keeps a twentieth of the file system, at most 2 GiB."""
     pass_host_ca: bool = False
     """Give the host's CA certificates and proxy settings to the sandboxes, and to template builds, which are sandboxes too."""
     database_url: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -10,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from sandpit.api.buildschemas import AssignTags, BuildRequest, BuildStartBody, RemoveTags, TemplateUpdate
 from sandpit.api.http import ApiRoute, Call
 from sandpit.control.buildrequests import check_files_hash
-from sandpit.control.errors import BodyTooLargeError, ForbiddenError, InvalidRequestError
+from sandpit.control.errors import BodyTooLargeError, DiskFullError, ForbiddenError, InvalidRequestError
 from sandpit.control.times import rfc3339
 from sandpit.store.uploads import TooLarge
 
@@ -55,7 +56,7 @@ async def upload(request: Request, control: ControlPlane) -> Response:
         raise ForbiddenError("this upload link is too old, or was not made by this server: ask for another one")
     uploads = control.services.builds.uploads
     try:
-        async with uploads.receive(*found) as receiver:
+        async with uploads.receive(*found, _length(request)) as receiver:
             async for chunk in request.stream():
                 await receiver.write(chunk)
     except TooLarge:
@@ -65,7 +66,17 @@ async def upload(request: Request, control: ControlPlane) -> Response:
         ) from None
     except ClientDisconnect as error:
         raise InvalidRequestError("the connection ended in the middle of the upload") from error
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise DiskFullError(str(error)) from error
     return Response(status_code=200)
+
+
+def _length(request: Request) -> int:
+    """What a request says about the size of its body; 0 if nothing."""
+    text = request.headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdecimal() else 0
 
 
 async def start(call: Call) -> Response:

@@ -24,6 +24,7 @@ from sandpit.build.registry import Puller, Registries
 from sandpit.build.unpack import Limits
 from sandpit.build.usage import template_bytes
 from sandpit.build.workshop import Workshop
+from sandpit.diskspace import DiskSpace
 from sandpit.node import images
 from sandpit.node.contract import BuildFailed, NodeError
 from sandpit.node.images import Image
@@ -79,6 +80,7 @@ class Builder:
         self._importer = Importer(self._store, puller, config.build_dir / "known", limits)
         self._turns = FairTurns(config.builds_at_once)
         self._waiting = 0
+        self._space = DiskSpace(config.disk_reserve_mb)
         self.garbage = Garbage(config, self._store)
 
     def prepare(self) -> None:
@@ -104,7 +106,8 @@ class Builder:
         try:
             async with asyncio.timeout(self._config.build_seconds):
                 with self.garbage.holding() as hold:
-                    image = await self._build(spec, hold, files, report)
+                    build = self._build(spec, hold, files, report)
+                    image = await self._space.guard(self._config.build_dir, build, "this build")
         except TimeoutError:
             raise BuildFailed(
                 f"the build did not end within {self._config.build_seconds:g} s, the limit of this server", "finalize"

@@ -10,6 +10,7 @@ from sandpit.build.layers import TEMPLATE_STEP, Layer, LayerStore
 from sandpit.build.steps import directory, expand
 from sandpit.build.unpack import Limits
 from sandpit.build.unpacking import UnpackFailed, unpack
+from sandpit.diskspace import DiskSpace
 from sandpit.guest.changes import Changes
 from sandpit.node.agent import CommandRefused, Identity
 from sandpit.node.contract import NodeError
@@ -48,6 +49,7 @@ class Workshop:
         self._store = store
         self._scratch = scratch
         self._config = config
+        self._space = DiskSpace(config.disk_reserve_mb)
         self._shell: str | None = None
         self._killed = 0
         """For want of memory, before the step that runs."""
@@ -143,7 +145,8 @@ class Workshop:
         archive = self._scratch / f"{key}.tar"
         limit = self._sandbox.image.disk_mb << 20
         if self._changes is None:
-            await self._sandbox.agent.save_changes(archive, limit=limit * 2)
+            with self._space.claimed(self._scratch, 0, "what the step wrote") as claim:
+                await self._sandbox.agent.save_changes(archive, limit=limit * 2, claim=claim.write)
         else:
             changes = self._changes
 

@@ -84,10 +84,15 @@ def _kvm(_: Settings) -> Result:
 
 
 def _disk(settings: Settings) -> Result:
-    free = shutil.disk_usage(existing(settings.data_dir)).free
-    detail = f"{free / _GIB:.0f} GiB free for {settings.data_dir}"
-    fix = "free some, or set SANDPIT_DATA_DIR to a larger file system"
-    if free < _DISK_NEEDED:
+    from sandpit.diskspace import DiskSpace
+
+    room = DiskSpace(settings.disk_reserve_mb).look(existing(settings.data_dir))
+    free, reserve = room.free, room.reserve
+    detail = f"{free / _GIB:.1f} GiB free for {settings.data_dir}, {reserve / _GIB:.1f} of them kept in reserve"
+    fix = (
+        "free some, or set SANDPIT_DATA_DIR to a larger file system, or SANDPIT_DISK_RESERVE_MB to keep less in reserve"
+    )
+    if free - reserve < _DISK_NEEDED:
         return Result("failed", detail, fix)
     return Result("ok", detail) if free >= _DISK_WANTED else Result("warning", f"{detail}: templates need 8 GiB", fix)
 

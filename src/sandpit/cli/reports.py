@@ -16,6 +16,7 @@ from sandpit.cli.local import NOT_ANSWERING, NOT_RUNNING, address, api_key, cont
 if TYPE_CHECKING:
     from sandpit.settings import Settings
 
+_GIB = 1 << 30
 _DISTURBING = ("E2B_DEBUG", "E2B_DOMAIN")
 """Variables that would send clients elsewhere (current-protocol 1.1; 2024's clients enter debug on any value)."""
 
@@ -52,6 +53,7 @@ def _text(answer: dict[str, Any], data_dir: str) -> str:
         f"  sandboxes  {address(answer, 'edge')}",
         *([f"  HTTPS      {answer['addresses']['tls']}"] if "tls" in answer["addresses"] else []),
         f"  data       {data_dir}",
+        f"  disk       {_disk(answer['disk'])}",
         f"  running    {counts['running']} sandboxes",
         f"  runtimes   {', '.join(f'{name} ({digest[:12]})' for name, digest in answer['runtimes'].items())}",
         "  templates",
@@ -61,6 +63,13 @@ def _text(answer: dict[str, Any], data_dir: str) -> str:
         about = "" if ready is None else f"{template['runtime']:8} {ready} ready in the pool"
         lines.append(f"    {template['template']:22} {about}".rstrip())
     return "\n".join(lines)
+
+
+def _disk(room: dict[str, int]) -> str:
+    """The server's disk space, of which some is kept free."""
+    free, reserve, promised = (room[name] / _GIB for name in ("free", "reserve", "promised"))
+    full = "" if room["free"] - room["promised"] > room["reserve"] else ": FULL, nothing new is begun"
+    return f"{free:.1f} GiB free, {promised:.1f} of them promised, {reserve:.1f} kept in reserve{full}"
 
 
 def env(*, as_json: bool, legacy: bool = False) -> None:

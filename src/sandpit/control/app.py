@@ -30,6 +30,7 @@ from sandpit.control.tags import TagService
 from sandpit.control.teams import DEFAULT_SLUG, Identity, TeamService
 from sandpit.control.templates import TemplateService
 from sandpit.control.uploadlinks import UploadLinks
+from sandpit.diskspace import DiskSpace
 from sandpit.store.database import Database
 from sandpit.store.uploads import Uploads
 
@@ -94,7 +95,8 @@ class ControlPlane:
         queries = SandboxQueries(self.database, self._logs)
         self._cleaner = Cleaner(self.database, node)
         limits = settings.build
-        uploads = Uploads(settings.data_dir / "uploads", limits.upload_mb << 20, limits.uploads_mb << 20)
+        space = DiskSpace(settings.disk_reserve_mb)
+        uploads = Uploads(settings.data_dir / "uploads", limits.upload_mb << 20, limits.uploads_mb << 20, space)
         builds = BuildService(self.database, node, templates, self._cleaner, template_quota, uploads, settings)
         tags = TagService(self.database, templates, builds, self._cleaner)
         links = UploadLinks()

@@ -60,6 +60,12 @@ class NotSupportedError(ControlError):
     status = 501
 
 
+class DiskFullError(ControlError):
+    """The server's disk has no room for this. Nothing was changed; it may be repeated when somebody has made room."""
+
+    status = 507
+
+
 class BusyError(ControlError):
     """No capacity now. Raised before any side effect, so the caller may repeat."""
 

@@ -14,6 +14,7 @@ from sandpit.control.core import Core, not_found
 from sandpit.control.errors import (
     BusyError,
     ControlError,
+    DiskFullError,
     InvalidRequestError,
     LimitReachedError,
     NotFoundError,
@@ -25,6 +26,7 @@ from sandpit.control.network import check_egress, replace_egress
 from sandpit.control.requests import check_timeout
 from sandpit.node.contract import (
     CapacityExhausted,
+    DiskFull,
     NodeError,
     SandboxSpec,
     UnknownSandbox,
@@ -238,13 +240,15 @@ class SandboxService:
         return sandbox
 
     async def start(self, spec: SandboxSpec) -> RunningSandbox:
-        """Have the node start a sandbox. Raises: UnknownTemplateBuild, UnknownSnapshot, BusyError, SandboxFailedError."""
+        """Have the node start a sandbox. Raises: UnknownTemplateBuild, UnknownSnapshot, BusyError, DiskFullError, SandboxFailedError."""
         try:
             return await self._node.create(spec)
         except (UnknownTemplateBuild, UnknownSnapshot):
             raise
         except CapacityExhausted as error:
             raise BusyError(str(error), error_code="sandbox_capacity_unavailable") from error
+        except DiskFull as error:
+            raise DiskFullError(f"the sandbox could not be started: {error}") from error
         except NodeError as error:
             raise SandboxFailedError(
                 f"the sandbox could not be started: {error}", error_code="sandbox_create_failed"
@@ -272,6 +276,8 @@ class SandboxService:
                 await self._node.update_network(live.sandbox_id, egress.policy())
             except UnknownSandbox as error:
                 raise not_found(live.sandbox_id) from error
+            except DiskFull as error:
+                raise DiskFullError(str(error)) from error
             except NodeError as error:
                 raise SandboxFailedError(f"the egress rules could not be replaced: {error}") from error
 

@@ -13,6 +13,7 @@ from sandpit.control.core import Core, not_found
 from sandpit.control.cursors import MAX_PAGE, encode_cursor
 from sandpit.control.errors import (
     ControlError,
+    DiskFullError,
     ForbiddenError,
     InvalidRequestError,
     SandboxFailedError,
@@ -21,6 +22,7 @@ from sandpit.control.network import check_egress
 from sandpit.control.requests import check_timeout
 from sandpit.control.templatenames import TemplateRef, parse_ref
 from sandpit.node.contract import (
+    DiskFull,
     NodeError,
     SandboxSpec,
     UnknownSandbox,
@@ -123,6 +125,8 @@ class SnapshotService:
                 return await self._core.node.snapshot(live.sandbox_id, snapshot_id, memory=memory, end=False)
             except UnknownSandbox as error:
                 raise not_found(live.sandbox_id) from error
+            except DiskFull as error:
+                raise DiskFullError(f"sandbox '{live.sandbox_id}' could not be copied, it runs on: {error}") from error
             except NodeError as error:
                 raise SandboxFailedError(
                     f"sandbox '{live.sandbox_id}' could not be copied, it runs on: {error}"

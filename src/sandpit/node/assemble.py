@@ -30,6 +30,7 @@ def node_config(settings: Settings) -> NodeConfig:
         pool_size=settings.pool.size,
         pool_max=settings.pool.max_size if settings.pool.size else 0,
         pool_memory_mb=settings.pool.memory_budget_mb,
+        disk_reserve_mb=settings.disk_reserve_mb,
         allow_ranges=settings.allow_ranges,
         builds_at_once=settings.build.at_once,
         build_seconds=settings.build.max_seconds,

@@ -40,6 +40,8 @@ class NodeConfig:
     """What the ready sandboxes may hold together, in MiB of resident memory (estimated by their snapshots)."""
     memory_reserve_mb: int = 512
     """Host memory, in MiB, that is never given to sandboxes."""
+    disk_reserve_mb: int | None = None
+    """Disk, in MiB, that is kept free; None: a twentieth of the file system, at most 2 GiB (sandpit.diskspace)."""
     admission_timeout: float = 60.0
     """Seconds that a create waits for room before it fails."""
     allow_ranges: tuple[IPv4Network, ...] = ()

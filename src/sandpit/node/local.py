@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sandpit.diskspace import DiskSpace, Room
 from sandpit.node import images, takeover
 from sandpit.node.admission import Admission
 from sandpit.node.agent import AgentUnavailable
@@ -31,6 +32,7 @@ from sandpit.node.contract import (
     SnapshotInfo,
     TemplateImage,
     UnknownSandbox,
+    unwritable,
 )
 from sandpit.node.dns import DnsRelay
 from sandpit.node.firewall import Firewall
@@ -41,7 +43,7 @@ from sandpit.node.pools import Pools
 from sandpit.node.runtime.base import Runtime
 from sandpit.node.slots import Slots
 from sandpit.node.snapshotter import Snapshotter
-from sandpit.node.starting import Starter
+from sandpit.node.starting import START_BYTES, Starter
 from sandpit.node.tails import Tails
 from sandpit.node.tasks import Tasks
 from sandpit.node.templates import Templates
@@ -68,6 +70,7 @@ class LocalNode:
         self._admission = Admission(config)
         parts = Parts(config, self._launcher, self._templates, self._admission, self._slots, self._firewall)
         self._builder = make_builder(parts)
+        self._space = DiskSpace(config.disk_reserve_mb)
         self._tasks = Tasks()
         """Work that must come to its end: cleaning up."""
         self._standing = Tasks()
@@ -176,9 +179,13 @@ class LocalNode:
         try:
             return await self._create(spec)
         except OSError as error:
-            raise NodeError(f"this node cannot start sandboxes now: {error}") from error
+            raise unwritable("this node cannot start sandboxes now", error) from error
 
     async def _create(self, spec: SandboxSpec) -> RunningSandbox:
+        with self._space.claimed(self._config.sandboxes_dir, START_BYTES, "a sandbox"):
+            return await self._start(spec)
+
+    async def _start(self, spec: SandboxSpec) -> RunningSandbox:
         if spec.snapshot_id is not None:
             return await self._hand_out(await self._starter.from_snapshot(spec.snapshot_id, spec), spec, warm=False)
         images.load(self._config, spec.build_id)
@@ -254,6 +261,10 @@ class LocalNode:
         """The runtimes of this node and the digests of their binaries."""
         return {name: runtime.release() for name, runtime in self._runtimes.items()}
 
+    def room(self) -> Room:
+        """The disk that sandboxes and their snapshots are written to. Raises: OSError."""
+        return self._space.look(self._config.data_dir)
+
     def pool_sizes(self) -> dict[str, int]:
         """Ready sandboxes by build id."""
         return self._pools.sizes()
@@ -296,7 +307,10 @@ class LocalNode:
             sandbox.policy = before
             with contextlib.suppress(OSError):
                 sandbox.record().write(sandbox.directory)
-            raise NodeError(f"the rules of sandbox {sandbox_id} stay as they were: {error}") from error
+            message = f"the rules of sandbox {sandbox_id} stay as they were"
+            raise (
+                unwritable(message, error) if isinstance(error, OSError) else NodeError(f"{message}: {error}")
+            ) from error
 
     async def metrics(self, sandbox_id: str) -> SandboxMetric:
         """See Node."""

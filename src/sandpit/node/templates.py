@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from sandpit.diskspace import DiskSpace
 from sandpit.node import images, start_command
 from sandpit.node.agent import AgentUnavailable, Identity
 from sandpit.node.config import NodeConfig
@@ -20,6 +21,7 @@ from sandpit.node.contract import NodeError
 from sandpit.node.deltas import delta
 from sandpit.node.images import Image
 from sandpit.node.launcher import Launcher, Sandbox, Source
+from sandpit.node.meter import snapshot_bytes
 from sandpit.node.processors import processor_features
 from sandpit.node.quiet import quiesce
 from sandpit.node.selftest import self_test
@@ -47,6 +49,7 @@ class Templates:
         self._config = config
         self._launcher = launcher
         self._closure = closure
+        self._space = DiskSpace(config.disk_reserve_mb)
         self._sources: dict[str, Source] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
@@ -56,7 +59,8 @@ class Templates:
             return self._sources[build_id]
         async with self._locks.setdefault(build_id, asyncio.Lock()):
             if build_id not in self._sources:
-                self._sources[build_id] = await self._prepare(build_id)
+                prepare = self._prepare(build_id)
+                self._sources[build_id] = await self._space.guard(self._config.data_dir, prepare, "the template")
         return self._sources[build_id]
 
     async def make(self, image: Image, report: Report) -> Source:
@@ -205,7 +209,9 @@ class Templates:
             await self_test(sandbox, runtime, self._config.data_dir / "selftest")
             await self.rehearse(sandbox)
             await quiesce(sandbox)
-            await runtime.checkpoint(sandbox.container_id, staging, leave_running=False)
+            size = snapshot_bytes(sandbox, memory=True)
+            with self._space.claimed(staging, size, "the template's snapshot"):
+                await runtime.checkpoint(sandbox.container_id, staging, leave_running=False)
         finally:
             await asyncio.shield(self._launcher.discard(sandbox))
         size = sum(path.stat().st_size for path in staging.iterdir())

@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO
 
+from sandpit.diskspace import Claim, DiskSpace
+
 _NAME = re.compile(r"[a-z0-9-]{1,64}")
 _CHUNK = 1 << 20
 _NEW = ".new"
@@ -25,8 +27,9 @@ class TooLarge(Exception):
 class Uploads:
     """The archives of all teams. A team sees only its own, whatever hash it asks for: hashes are the clients' and prove nothing."""
 
-    def __init__(self, directory: Path, archive_bytes: int, team_bytes: int) -> None:
+    def __init__(self, directory: Path, archive_bytes: int, team_bytes: int, space: DiskSpace) -> None:
         """Nothing is touched before the first upload. Beyond `team_bytes`, a team's oldest archives go."""
+        self._space = space
         self._directory = directory
         self._archive_bytes = archive_bytes
         self._team_bytes = team_bytes
@@ -45,14 +48,19 @@ class Uploads:
         return False
 
     @asynccontextmanager
-    async def receive(self, team: str, name: str) -> AsyncIterator[Receiver]:
-        """Take an archive, which is there when the block ends well. Raises: OSError."""
+    async def receive(self, team: str, name: str, size: int) -> AsyncIterator[Receiver]:
+        """Take an archive of `size` bytes, or more; it is there when the block ends well. Raises: TooLarge, OSError."""
+        if size > self._archive_bytes:
+            raise TooLarge
         path = self._path(team, name)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial = path.with_name(f"{name}.{secrets.token_hex(4)}{_NEW}")
         try:
-            with partial.open("xb", buffering=0) as file:
-                yield Receiver(file, self._archive_bytes)
+            with (
+                self._space.claimed(path.parent, size, "this upload") as claim,
+                partial.open("xb", buffering=0) as file,
+            ):
+                yield Receiver(file, self._archive_bytes, claim)
                 await asyncio.to_thread(os.fsync, file.fileno())
             partial.rename(path)
         finally:
@@ -91,13 +99,15 @@ class Uploads:
 class Receiver:
     """Writes one archive."""
 
-    def __init__(self, file: IO[bytes], limit: int) -> None:
+    def __init__(self, file: IO[bytes], limit: int, claim: Claim) -> None:
         self._file = file
         self._left = limit
+        self._claim = claim
 
     async def write(self, chunk: bytes) -> None:
         """Raises: TooLarge, OSError."""
         self._left -= len(chunk)
         if self._left < 0:
             raise TooLarge
+        self._claim.write(len(chunk))
         await asyncio.to_thread(self._file.write, chunk)

@@ -23,7 +23,7 @@ from sandpit.node import mounts
 from sandpit.node.cgroups import Cgroup
 from sandpit.node.commands import CommandFailed, run, save, tied
 from sandpit.node.processes import ProcessId
-from sandpit.node.runtime import oci
+from sandpit.node.runtime import gvisor_checkpoint, oci
 from sandpit.node.runtime.base import Plan, RuntimeFailed
 from sandpit.node.runtime.detached import run_detached
 
@@ -163,6 +163,10 @@ class Gvisor:
         if leave_running:
             arguments.append("--leave-running")
         await self._control("checkpoint", *arguments, container_id, timeout=_CHECKPOINT_SECONDS)
+        try:
+            await gvisor_checkpoint.check(image)
+        except (gvisor_checkpoint.Damaged, CommandFailed, OSError) as error:
+            raise RuntimeFailed(f"runsc has not written all of the checkpoint, is the disk full? {error}") from error
 
     async def freeze(self, container_id: str, cgroup: Cgroup) -> None:
         """See Runtime."""

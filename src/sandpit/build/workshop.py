@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _ARCHIVE = "/run/sandpit/build-files.tar"
 _ENTRIES = 2_000_000
+_NAMES_BYTES = 256 << 20
+"""Of what a step wrote, where the server looks at it itself: some 700,000 files."""
 _SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh")
 
 
@@ -54,7 +56,7 @@ class Workshop:
         self._killed = 0
         """For want of memory, before the step that runs."""
         written = runtime.written(sandbox.directory / "bundle")
-        self._changes = Changes(written) if written is not None else None
+        self._changes = Changes(written, most_bytes=_NAMES_BYTES) if written is not None else None
 
     async def open(self) -> None:
         """Make the sandbox ready for steps: what is in it now belongs to no layer. Raises: AgentUnavailable."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from tests import leaks
 from tests.abuse.front import FrontBox
 from tests.abuse.test_crashes import wait_for
 from tests.abuse.test_full_disk import SmallDisk
@@ -42,6 +43,7 @@ class RoomyDisk(SmallDisk):
 @pytest.fixture(scope="module")
 def own(built_images: None) -> Iterator[RoomyDisk]:
     server = RoomyDisk({"SANDPIT_POOL__SIZE": "0", "SANDPIT_DISK_RESERVE_MB": str(RESERVE)})
+    leaks.kept.add(server.name)
     server.mount()
     server.start()
     yield server
@@ -133,7 +135,7 @@ def test_a_build_that_writes_too_much_is_ended(own: RoomyDisk) -> None:
     """How much a step writes is known when it has written it."""
     made, _ = upload_link(own)
     build = f"/templates/{made['templateID']}/builds/{made['buildID']}"
-    step = {"type": "RUN", "args": ["head -c 300000000 /dev/urandom > /big"], "force": True}
+    step = {"type": "RUN", "args": ["head -c 300000000 /dev/urandom > /big", "root"], "force": True}
     own.leave(100)
     started = own.api.post(f"/v2{build}", json={"fromTemplate": "base", "steps": [step], "force": False})
     assert started.status_code == 202, started.text

@@ -10,7 +10,7 @@ import base64
 import json
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -282,7 +282,8 @@ class Agent:
         ) as answer:
             if answer.status != 200:
                 raise AgentUnavailable(f"the agent refused {command!r}: {answer.status}")
-            yield events(answer, repr(command))
+            async with aclosing(events(answer, repr(command))) as found:
+                yield found
 
 
 def _shown(reason: bytes) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, TypeVar
 
 from sandpit.node.guesthttp import AgentUnavailable, Answer
@@ -73,7 +73,7 @@ def exit_code(event: dict[str, Any]) -> int | None:
     return expect(expect(event["end"], dict).get("exitCode", 0), int) if "end" in event else None
 
 
-async def events(answer: Answer, what: str) -> AsyncIterator[dict[str, Any]]:
+async def events(answer: Answer, what: str) -> AsyncGenerator[dict[str, Any], None]:
     """The events of a stream up to its end, no faster than this process has time for. Raises: AgentUnavailable, CommandRefused."""
     buffer, pace = bytearray(), Pace(_MESSAGES_PER_SECOND, _BURST_MESSAGES)
     async for piece in answer.pieces(_SILENCE_SECONDS):

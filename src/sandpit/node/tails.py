@@ -33,6 +33,8 @@ _LONGEST_RETRY_SECONDS = 60.0
 _EVENTS_PER_SECOND = 100.0
 _BURST_EVENTS = 2000.0
 """More than this from one sandbox is slowed down, and dropped in the sandbox: it must not fill the others' store."""
+_LEAST_EVENTS = 5
+"""What an answer counts as at least: each is a connection."""
 _BYTES_OF_AN_EVENT = 4096
 _PARTS_OF_AN_EVENT = 50
 """An answer that has more bytes or JSON values counts as more events: reading it takes the server's time."""
@@ -80,7 +82,7 @@ class Tail:
         assert self._sandbox.sandbox_id is not None
         for callback in self._callbacks:
             callback(self._sandbox.sandbox_id, events)
-        return max(len(events), len(body) / _BYTES_OF_AN_EVENT, parts(body) / _PARTS_OF_AN_EVENT)
+        return max(_LEAST_EVENTS, len(events), len(body) / _BYTES_OF_AN_EVENT, parts(body) / _PARTS_OF_AN_EVENT)
 
 
 class Tails:

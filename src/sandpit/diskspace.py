@@ -10,7 +10,7 @@ import asyncio
 import errno
 import os
 from collections import defaultdict
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,12 +121,16 @@ class DiskSpace:
         finally:
             _claims[device].discard(claim)
 
-    async def guard(self, directory: Path, work: Coroutine[Any, Any, T], what: str) -> T:
-        """Run something that writes nobody knows how much; it is cancelled when it reaches the reserve. Raises: NoRoom, OSError."""
+    async def guard(self, directories: Iterable[Path], work: Coroutine[Any, Any, T], what: str) -> T:
+        """Run something that writes nobody knows how much below these directories; it is cancelled when it reaches the reserve.
+
+        Raises: NoRoom, OSError.
+        """
         task = asyncio.ensure_future(work)
         try:
             while not task.done():
-                self.check(directory, 0, what, begun=True)
+                for directory in directories:
+                    self.check(directory, 0, what, begun=True)
                 await asyncio.wait({task}, timeout=_LOOK_SECONDS)
             return task.result()
         finally:

@@ -90,9 +90,9 @@ def test_what_writes_without_a_size_is_ended_before_the_disk_is_full(disk: Path)
     async def quick() -> int:
         return 7
 
-    assert asyncio.run(space.guard(disk, quick(), "a build")) == 7
+    assert asyncio.run(space.guard([disk], quick(), "a build")) == 7
     with pytest.raises(NoRoom, match="a build"):
-        asyncio.run(space.guard(disk, fill(), "a build"))
+        asyncio.run(space.guard([disk], fill(), "a build"))
     assert ended
     assert space.look(disk).free > 20 * MIB
 

@@ -107,7 +107,7 @@ class Builder:
             async with asyncio.timeout(self._config.build_seconds):
                 with self.garbage.holding() as hold:
                     build = self._build(spec, hold, files, report)
-                    image = await self._space.guard(self._config.build_dir, build, "this build")
+                    image = await self._space.guard(self._config.written_dirs(), build, "this build")
         except TimeoutError:
             raise BuildFailed(
                 f"the build did not end within {self._config.build_seconds:g} s, the limit of this server", "finalize"

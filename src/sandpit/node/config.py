@@ -112,6 +112,11 @@ class NodeConfig:
         """Snapshots of sandboxes that tenants used: paused ones, and those kept under a name."""
         return self.data_dir / "sandbox-snapshots"
 
+    def written_dirs(self) -> list[Path]:
+        """Where builds and templates are written to: each may be a file system of its own."""
+        found = (self.data_dir, self.build_dir, self.layers_dir, self.roots_dir, self.snapshots_dir, self.sandboxes_dir)
+        return [path for path in found if path.exists()]
+
     @property
     def veth_prefix(self) -> str:
         """Interface names are this plus the slot's number."""

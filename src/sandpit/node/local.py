@@ -239,8 +239,9 @@ class LocalNode:
         sandbox = self._get(sandbox_id)
         async with self._tails.away(sandbox):
             info = await self._snapshotter.take(sandbox, snapshot_id, memory=memory, end=end)
-        if end:
-            self._sandboxes.pop(sandbox_id, None)
+        if (
+            end and self._sandboxes.pop(sandbox_id, None) is not None
+        ):  # else somebody killed it meanwhile, and tidies up
             self._tasks.spawn(self._launcher.discard(sandbox), f"tidy {sandbox.container_id}")
         return info
 

@@ -205,7 +205,7 @@ class Snapshotter:
                     await sandbox.agent.save_disk(disk, stop_processes=True, limit=limit, claim=claim.write)
             else:
                 export = self._its_release(manifest).export_disk(sandbox.container_id, disk, limit)
-                await self._space.guard(disk.parent, export, "the file system of a snapshot")
+                await self._space.guard([disk.parent], export, "the file system of a snapshot")
         finally:
             await asyncio.shield(self._launcher.discard(sandbox))
 

@@ -60,7 +60,7 @@ class Templates:
         async with self._locks.setdefault(build_id, asyncio.Lock()):
             if build_id not in self._sources:
                 prepare = self._prepare(build_id)
-                self._sources[build_id] = await self._space.guard(self._config.data_dir, prepare, "the template")
+                self._sources[build_id] = await self._space.guard(self._config.written_dirs(), prepare, "the template")
         return self._sources[build_id]
 
     async def make(self, image: Image, report: Report) -> Source:

@@ -52,10 +52,13 @@ class Snapshotter:
         sandbox.responsive = True
 
     async def take(self, sandbox: Sandbox, snapshot_id: str, *, memory: bool, end: bool) -> SnapshotInfo:
-        """See Node.snapshot. If the sandbox was to end, it is dying when this returns; in every other case it goes on."""
+        """See Node.snapshot. If the sandbox was to end, it is dying when this returns; in every other case it goes on.
+
+        A kill interrupts it: it is cancelled, leaves no files, and asks a sandbox that is ending for nothing.
+        """
         began = time.monotonic()
         runtime = self._launcher.runtime_named(sandbox.runtime)
-        staging = await asyncio.to_thread(self.store.begin, snapshot_id)
+        staging = self.store.begin(snapshot_id)
         try:
             await asyncio.to_thread(runtime.keep_release)
             manifest = self._manifest(sandbox, runtime, snapshot_id, memory=memory and runtime.snapshots())
@@ -64,18 +67,19 @@ class Snapshotter:
             else:
                 await self._save_disk(sandbox, runtime, staging, end=end)
             complete = await asyncio.to_thread(self.store.commit, staging, manifest)
+            if not end:
+                await self.go_on(sandbox)
         except BaseException as error:
             await asyncio.to_thread(self.store.abandon, staging)
             await asyncio.shield(self.go_on(sandbox))
             if isinstance(error, OSError):
                 raise NodeError(f"the snapshot could not be written: {error}") from error
             raise
+        self.store.settle(staging)
         if end:
             # Frozen, it does nothing more, and its snapshot is durable: nobody need wait until the kernel has taken its memory back.
             sandbox.ending = True
             sandbox.process.kill()
-        else:
-            await self.go_on(sandbox)
         took = time.monotonic() - began
         log.info("snapshot %s (%s): %d MiB in %.3f s", snapshot_id, manifest.kind, complete.info().size >> 20, took)
         return complete.info()
@@ -96,7 +100,7 @@ class Snapshotter:
 
     async def go_on(self, sandbox: Sandbox) -> None:
         """Let a sandbox run, frozen or not; one that has died meanwhile is no news here."""
-        if not sandbox.process.alive():
+        if sandbox.ending or not sandbox.process.alive():
             return
         try:
             await self._launcher.runtime_named(sandbox.runtime).thaw(sandbox.container_id, sandbox.cgroup)
@@ -147,7 +151,10 @@ class Snapshotter:
         verified = asyncio.ensure_future(asyncio.to_thread(self.store.verify, manifest))
         try:
             sandbox = await self._launcher.launch(source, answers=answers)
-        except BaseException:
+        except asyncio.CancelledError:
+            verified.cancel()  # who kills it does not wait until gigabytes were read
+            raise
+        except Exception:
             await asyncio.shield(verified)  # damage is the better explanation of a failure
             raise
         try:

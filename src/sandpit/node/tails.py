@@ -57,12 +57,11 @@ class Tail:
                 pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
 
     async def drain(self) -> None:
-        """Fetch what is there, if that is soon."""
+        """Fetch what is there, until cancelled."""
         # RuntimeError: the client was closed, since the sandbox has ended meanwhile.
-        with contextlib.suppress(AgentUnavailable, TimeoutError, RuntimeError):
-            async with asyncio.timeout(_LAST_SECONDS):
-                while await self._fetch(wait=False):
-                    pass
+        with contextlib.suppress(AgentUnavailable, RuntimeError):
+            while await self._fetch(wait=False):
+                pass
 
     async def _fetch(self, *, wait: bool) -> int:
         """Deliver the next events; returns how many. Raises: AgentUnavailable."""
@@ -109,10 +108,12 @@ class Tails:
         return tail
 
     async def finish(self, sandbox: Sandbox) -> Tail | None:
-        """Fetch what is left, and follow no longer."""
+        """Fetch what is left, if that is soon, and follow no longer. Whatever the sandbox does, it takes `_LAST_SECONDS` at most."""
         tail = self.stop(sandbox)
         if tail is not None:
-            await tail.drain()
+            draining = self._tasks.spawn(tail.drain(), f"last events of {sandbox.sandbox_id}")
+            await asyncio.wait({draining}, timeout=_LAST_SECONDS)
+            draining.cancel()
         return tail
 
     @asynccontextmanager

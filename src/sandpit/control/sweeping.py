@@ -101,10 +101,13 @@ class Sweeper:
         if fires is None:
             log.error("sandbox %s (%s) had no timer", live.sandbox_id, live.state)
             core.expiry.set(live.sandbox_id, live.deadline)
-        elif live.state == "running" and core.is_over(live):
+        elif (
+            live.state == "running"
+            and core.is_over(live)
+            and (live.deadline > now or fires > now + PAUSE_RETRY_SECONDS)
+        ):
             # By the wall clock alone, of which no timer knows; or it fires later than the longest wait for another attempt.
-            if live.deadline > now or fires > now + PAUSE_RETRY_SECONDS:
-                core.expiry.set(live.sandbox_id, now)
+            core.expiry.set(live.sandbox_id, now)
 
     async def _follow_the_wall_clock(self) -> None:
         """After the wall clock was set back, ends that clients see would be later than those that happen: write down when they do."""

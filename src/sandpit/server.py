@@ -15,6 +15,7 @@ import resource
 import signal
 import socket
 import stat
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
@@ -28,6 +29,7 @@ from sandpit.admin import admin_app
 from sandpit.api.app import create_app
 from sandpit.api.connections import MAX_CONNECTIONS, BoundedConnection
 from sandpit.control.app import ControlPlane
+from sandpit.control.sweeping import MAX_REPORTED
 from sandpit.edge import Edge, Limits
 from sandpit.node.assemble import local_node
 from sandpit.places import control_socket, key_file, lock_file, state_file
@@ -36,6 +38,10 @@ from sandpit.tls import tls_of, usable_hosts
 
 log = logging.getLogger(__name__)
 
+STOP_SECONDS = 50.0
+"""From the wish to stop to the end of the process, at most, whatever sandboxes and clients do."""
+GAVE_UP = 70
+"""Exit status of a server that could not stop in order."""
 _OWN_DESCRIPTORS = 512
 """Descriptors that strangers' connections must leave for the rest: the store, pidfds of sandboxes, host tools."""
 
@@ -111,8 +117,28 @@ class Server:
         stack.callback(state_file(settings).unlink, missing_ok=True)
         log.info("ready: API %(api)s, sandboxes %(edge)s", self._addresses)
         await self._stop.wait()
+        self._give_up_after(STOP_SECONDS)
         if self._kill_sandboxes:
             await self._control.services.sandboxes.kill_all("the server was told to end all sandboxes")
+
+    def _give_up_after(self, seconds: float) -> None:
+        """Whatever a stop waits for, a guest, a disk, a thread: the process ends in time. The next start puts right what this one left.
+
+        A thread, since the event loop or the end of other threads may be what is waited for.
+        """
+        timer = threading.Timer(seconds, self._give_up, (seconds,))
+        timer.daemon = True
+        timer.start()
+
+    def _give_up(self, seconds: float) -> None:
+        log.critical(
+            "the server has not stopped within %g s: it ends without cleaning up, the next start does", seconds
+        )
+        if self._kill_sandboxes:
+            with contextlib.suppress(Exception):  # nothing may keep it from ending
+                self._node.kill_now()
+        logging.shutdown()
+        os._exit(GAVE_UP)
 
     def description(self) -> dict[str, Any]:
         """What this server is."""
@@ -123,10 +149,16 @@ class Server:
             {"template": image.names[0], "build": image.build_id, "runtime": image.runtime}
             for image in self._node.templates()
         ]
-        counts = {"running": self._control.services.sandboxes.running(), "ready": self._node.pool_sizes()}
+        overdue = self._control.sweeper.overdue()
+        counts = {
+            "running": self._control.services.sandboxes.running(),
+            "ready": self._node.pool_sizes(),
+            "overdue": len(overdue),
+        }
         return {
             **self.description(),
             "sandboxes": counts,
+            "overdue": [asdict(item) for item in overdue[:MAX_REPORTED]],
             "templates": templates,
             "runtimes": self._node.releases(),
             "disk": asdict(self._node.room()),

@@ -36,7 +36,7 @@ class Limits(BaseModel):
     max_session_seconds: int = Field(default=24 * 3600, ge=60)
     """Longest time that a sandbox runs without a pause."""
     snapshots_mb: int = Field(default=50 * 1024, ge=0)
-    """Disk in MiB that a team's paused sandboxes and snapshots may take up together."""
+    """Disk in MiB that a team's paused sandboxes and snapshots may take up together; the last one may pass it by its own size."""
     templates_mb: int = Field(default=50 * 1024, ge=0)
     """Disk in MiB that a team's templates may take up together."""
 
@@ -61,7 +61,7 @@ class Build(BaseModel):
     uploads_mb: int = Field(default=20480, ge=1)
     """Size in MiB of all archives of a team; the oldest go first."""
     image_mb: int = Field(default=20480, ge=1)
-    """Size in MiB of an image of a registry: of its layers as they are sent, and of each one unpacked."""
+    """Size in MiB of an image of a registry: of its layers as they are sent, and of all of them unpacked."""
     log_lines: int = Field(default=20_000, ge=100)
     """Lines of output that are kept of a build."""
     cache_hours: float = Field(default=7 * 24.0, ge=0)

@@ -59,6 +59,11 @@ def _text(answer: dict[str, Any], data_dir: str) -> str:
         ready = counts["ready"].get(template["build"])
         about = "" if ready is None else f"{template['runtime']:8} {ready} ready in the pool"
         lines.append(f"    {template['template']:22} {about}".rstrip())
+    if counts.get("overdue"):
+        lines.append(
+            f"  overdue    {counts['overdue']} sandboxes, which should have ended or been paused: see the server's log"
+        )
+        lines += [f"    {it['sandbox_id']:22} {it['state']:8} {it['seconds']:.0f} s" for it in answer["overdue"]]
     return "\n".join(lines)
 
 

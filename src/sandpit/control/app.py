@@ -26,6 +26,7 @@ from sandpit.control.reconcile import reconcile
 from sandpit.control.sandboxes import SandboxService
 from sandpit.control.sleep import SleepService
 from sandpit.control.snapshots import SnapshotService
+from sandpit.control.sweeping import Sweeper
 from sandpit.control.tags import TagService
 from sandpit.control.teams import DEFAULT_SLUG, Identity, TeamService
 from sandpit.control.templates import TemplateService
@@ -47,7 +48,7 @@ GRACE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the API's doors call."""
+    """What the API's routes call."""
 
     teams: TeamService
     keys: KeyService
@@ -85,7 +86,7 @@ class ControlPlane:
         self._idempotency = IdempotencyService(self.database)
         self._logs = GuestLogs(self.database, node, settings.retention)
         core = Core(self.database, node, self.directory, self._operations, self._logs)
-        quota = SnapshotQuota(self.database, settings.limits.snapshots_mb)
+        quota = SnapshotQuota(self.database, node, settings.limits.snapshots_mb)
         template_quota = TemplateQuota(node, settings.limits.templates_mb)
         deadlines, ending = Deadlines(core), Ending(core)
         sandboxes = SandboxService(core, templates, self._idempotency, deadlines, ending)
@@ -103,6 +104,7 @@ class ControlPlane:
         self.services = Services(
             teams, keys, templates, sandboxes, sleep, snapshots, queries, quota, template_quota, builds, tags, links
         )
+        self.sweeper = Sweeper(core)
         self._core = core
 
     async def __aenter__(self) -> Self:
@@ -140,7 +142,7 @@ class ControlPlane:
         maintenance = Maintenance(
             self.database, self.services.keys, self.services.templates, self._cleaner, self.settings.retention
         )
-        for background in (sampler.run(), maintenance.run(), self._logs.run()):
+        for background in (sampler.run(), maintenance.run(), self._logs.run(), self.sweeper.run()):
             stack.callback(group.create_task(background).cancel)
 
     async def _bootstrap(self) -> None:

@@ -30,6 +30,13 @@ class NotFoundError(ControlError):
     status = 404
 
 
+class KilledError(NotFoundError):
+    """A sandbox was killed while it was being changed: what was under way has come to nothing."""
+
+    def __init__(self, sandbox_id: str) -> None:
+        super().__init__(f"sandbox '{sandbox_id}' was killed while this was under way")
+
+
 class ConflictError(ControlError):
     status = 409
 

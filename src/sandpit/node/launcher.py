@@ -26,6 +26,7 @@ from sandpit.node.slots import Slot, Slots
 log = logging.getLogger(__name__)
 
 _AGENT_START_SECONDS = 60.0
+_BUSY_SECONDS = 30.0
 _WAITING_SLACK = 0.1
 _RUNNING_SLACK = 0.005
 """Seconds that timers may be late. gVisor's systrap platform wakes a thousand times a second even when nothing runs inside: 4-5 % of a
@@ -68,6 +69,8 @@ class Sandbox:
     """Set when its end is wanted, so that its death is no news."""
     responsive: bool = True
     """Whether its agent answered when it was last asked to prepare for a snapshot."""
+    busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a snapshot is taken: what the sandbox holds is given back after that has cleaned up, which its end interrupts."""
     measured: tuple[float, float] | None = None
     """When it was last measured (unix seconds), and the CPU time that it had used by then (seconds)."""
 
@@ -235,12 +238,21 @@ class Launcher:
 
     async def end(self, sandbox: Sandbox) -> None:
         """Kill a sandbox; returns when its processes are dead. What it held is still held: see `tidy`."""
+        self.kill(sandbox)
+        await sandbox.cgroup.kill_all()
+
+    def kill(self, sandbox: Sandbox) -> None:
+        """Have a sandbox's processes die, without waiting for it."""
         sandbox.ending = True
         sandbox.process.kill()
-        await sandbox.cgroup.kill_all()
+        with contextlib.suppress(OSError):
+            sandbox.cgroup.kill()
 
     async def tidy(self, sandbox: Sandbox) -> None:
         """Give everything back that a dead sandbox held."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_BUSY_SECONDS), sandbox.busy:
+                pass
         await sandbox.agent.close()
         await self.clean(sandbox.container_id, sandbox.directory, sandbox.slot, sandbox.runtime)
 

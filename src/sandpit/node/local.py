@@ -7,7 +7,7 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 
 from sandpit.diskspace import DiskSpace, Room
@@ -49,6 +49,18 @@ from sandpit.node.tasks import Tasks
 from sandpit.node.templates import Templates
 
 log = logging.getLogger(__name__)
+
+
+_STOP_SECONDS = 8.0
+"""How long each step of a stop may take."""
+
+
+async def _bounded(work: Awaitable[object], what: str) -> None:
+    try:
+        async with asyncio.timeout(_STOP_SECONDS):
+            await work
+    except TimeoutError:
+        log.error("%s took longer than %g s: the next start goes on with it", what, _STOP_SECONDS)
 
 
 class LocalNode:
@@ -158,13 +170,19 @@ class LocalNode:
             self._pools.of(image.build_id)
         return [RunningSandbox(sandbox_id, sandbox.address) for sandbox_id, sandbox in self._sandboxes.items()]
 
+    def kill_now(self) -> None:
+        """Have every sandbox die, without waiting for anything: for a server that cannot stop in order. Blocking; from any thread."""
+        for sandbox in list(self._sandboxes.values()):
+            self._launcher.kill(sandbox)
+
     async def stop(self, *, kill_sandboxes: bool) -> None:
-        """See Node."""
-        await self._pools.close()
+        """See Node. What takes longer than its time is left for the next start, which finds it."""
+        await _bounded(self._pools.close(), "ending the sandboxes that wait")
         if kill_sandboxes:
-            await asyncio.gather(*(self._kill_if_there(sandbox_id) for sandbox_id in list(self._sandboxes)))
-        await self._standing.close()
-        await self._tasks.drain()
+            kills = (self._kill_if_there(sandbox_id) for sandbox_id in list(self._sandboxes))
+            await _bounded(asyncio.gather(*kills), "killing the sandboxes")
+        await _bounded(self._standing.close(), "ending what goes on all the time")
+        await _bounded(self._tasks.drain(), "cleaning up after sandboxes")
         for sandbox in self._sandboxes.values():
             await sandbox.agent.close()
         await self._dns.stop()
@@ -237,7 +255,7 @@ class LocalNode:
     async def snapshot(self, sandbox_id: str, snapshot_id: str, *, memory: bool, end: bool) -> SnapshotInfo:
         """See Node."""
         sandbox = self._get(sandbox_id)
-        async with self._tails.away(sandbox):
+        async with sandbox.busy, self._tails.away(sandbox):
             info = await self._snapshotter.take(sandbox, snapshot_id, memory=memory, end=end)
         if (
             end and self._sandboxes.pop(sandbox_id, None) is not None
@@ -279,6 +297,8 @@ class LocalNode:
     async def kill(self, sandbox_id: str) -> None:
         """See Node."""
         sandbox = self._get(sandbox_id)
+        # Nothing that is under way lets it go on, or asks its agent for anything, from here on.
+        sandbox.ending = True
         await self._tails.finish(sandbox)
         try:
             await self._launcher.end(sandbox)

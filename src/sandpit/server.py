@@ -32,7 +32,7 @@ from sandpit.control.app import ControlPlane
 from sandpit.control.sweeping import MAX_REPORTED
 from sandpit.edge import Edge, Limits
 from sandpit.node.assemble import local_node
-from sandpit.places import control_socket, key_file, lock_file, state_file
+from sandpit.places import control_socket, lock_file, state_file, write_private
 from sandpit.settings import Settings
 from sandpit.tls import tls_of, usable_hosts
 
@@ -88,8 +88,6 @@ class Server:
         settings = self.settings
         self._node = local_node(settings)
         self._control = await stack.enter_async_context(ControlPlane(settings, self._node))
-        if self._control.first_key is not None:
-            _write_private(key_file(settings), self._control.first_key + "\n")
         api = _listen(settings.api_host, settings.api_port)
         await stack.enter_async_context(_asgi(create_app(self._control), api, http=BoundedConnection))
         admin = admin_app(self._control.services, self._status, self._stop_as_told)
@@ -113,7 +111,7 @@ class Server:
         if edge.tls_addresses:
             tls_host, tls_port = edge.tls_addresses[0]
             self._addresses["tls"] = f"https://{f'[{tls_host}]' if ':' in tls_host else tls_host}:{tls_port}"
-        _write_private(state_file(settings), json.dumps(self.description()))
+        write_private(state_file(settings), json.dumps(self.description()))
         stack.callback(state_file(settings).unlink, missing_ok=True)
         log.info("ready: API %(api)s, sandboxes %(edge)s", self._addresses)
         await self._stop.wait()
@@ -234,13 +232,3 @@ def _listen_private(path: Path) -> socket.socket:
         os.umask(mask)
     sock.listen(64)
     return sock
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Replace a file that only the owner may read."""
-    temporary = path.with_name(f"{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    temporary.rename(path)

@@ -52,10 +52,13 @@ class Database:
         self._writer = asyncio.Lock()
 
     async def open(self) -> Self:
-        """Create the database when there is none and bring its tables up to date."""
+        """Create the database when there is none and bring its tables up to date: all migrations in one transaction, or none."""
         if self._sqlite and self._url.database:
             await asyncio.to_thread(_private_file, Path(self._url.database))
         async with self._engine.begin() as connection:
+            if self._sqlite:
+                # Python's driver begins a transaction before changes of rows only, and would keep each change of a table for itself.
+                await connection.exec_driver_sql("BEGIN IMMEDIATE")
             await connection.run_sync(migrate)
         return self
 

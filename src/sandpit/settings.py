@@ -135,6 +135,10 @@ class Settings(BaseSettings):
     """Addresses that sandboxes have on this machine, one each; nobody else sees them."""
     allow_ranges: tuple[ipaddress.IPv4Network, ...] = ()
     """Private address ranges that sandboxes may reach in spite of the rule that they may reach none."""
+    name_servers: tuple[ipaddress.IPv4Address, ...] = Field(default=(), max_length=3)
+    """Name servers that resolve for sandboxes; none: those of /etc/resolv.conf."""
+    sandbox_flows: int = Field(default=2048, ge=16, le=60_000)
+    """Connections to the world (TCP, and flows of UDP and ICMP) that one sandbox may have open at a time."""
     limits: Limits = Limits()
     pool: Pool = Pool()
     build: Build = Build()

@@ -25,9 +25,10 @@ import uvicorn
 from sandpit import __version__
 from sandpit.admin import admin_app
 from sandpit.api.app import create_app
-from sandpit.api.connections import MAX_CONNECTIONS, BoundedConnection
+from sandpit.api.connections import MAX_CONNECTIONS, bounded
 from sandpit.control.app import ControlPlane
 from sandpit.edge import Edge, Limits
+from sandpit.edge.peers import Peers
 from sandpit.node.assemble import local_node
 from sandpit.places import control_socket, key_file, lock_file, state_file
 from sandpit.settings import Settings
@@ -35,8 +36,8 @@ from sandpit.tls import tls_of, usable_hosts
 
 log = logging.getLogger(__name__)
 
-_OWN_DESCRIPTORS = 512
-"""Descriptors that strangers' connections must leave for the rest: the store, pidfds of sandboxes, host tools."""
+_OWN_DESCRIPTORS = 1024
+"""Descriptors that clients' connections must leave for the rest: the store, pidfds of sandboxes, host tools, the relay for names."""
 
 _IDLE_SECONDS = 75
 """How long the API keeps a connection open on which no request comes: clients ask every few seconds, and one that reuses a
@@ -84,7 +85,11 @@ class Server:
         if self._control.first_key is not None:
             _write_private(key_file(settings), self._control.first_key + "\n")
         api = _listen(settings.api_host, settings.api_port)
-        await stack.enter_async_context(_asgi(create_app(self._control), api, http=BoundedConnection))
+        each, proxies = settings.api_client_connections, settings.trusted_proxies
+        peers = Peers(total=MAX_CONNECTIONS, each=each, proxies=proxies)
+        gateway_ports: set[int] = set()
+        http = bounded(peers, gateway_ports)
+        await stack.enter_async_context(_asgi(create_app(self._control), api, http=http))
         admin = admin_app(self._control.services, self._status, self._stop_as_told)
         await stack.enter_async_context(_asgi(admin, _listen_private(control_socket(settings))))
         backend = api.getsockname()[:2]
@@ -94,7 +99,8 @@ class Server:
             host=settings.edge_host,
             port=settings.edge_port,
             api_backend=backend,
-            limits=Limits(connections=_edge_connections(_raise_open_files())),
+            limits=_edge_limits(settings, _raise_open_files()),
+            api_ports=gateway_ports,
             ssl_context=tls,
             tls_host=usable_hosts(settings.tls_host),
             tls_port=settings.tls_port,
@@ -147,6 +153,16 @@ def _raise_open_files() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
+
+
+def _edge_limits(settings: Settings, descriptors: int) -> Limits:
+    """What the edge grants, as the operator has it and this process can."""
+    connections = _edge_connections(descriptors)
+    return Limits(
+        connections=connections,
+        client_connections=min(settings.edge_client_connections, max(connections // 2, 1)),
+        proxies=settings.trusted_proxies,
+    )
 
 
 def _edge_connections(descriptors: int) -> int:

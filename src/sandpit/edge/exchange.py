@@ -60,6 +60,11 @@ class Exchange:
         return self._connector.sandbox_id
 
     @property
+    def client_address(self) -> str:
+        """Where the request comes from."""
+        return self._client.peer.decode()
+
+    @property
     def request_done(self) -> bool:
         return self._incoming is None or self._incoming.done
 

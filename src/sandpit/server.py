@@ -27,10 +27,11 @@ import uvicorn
 from sandpit import __version__
 from sandpit.admin import admin_app
 from sandpit.api.app import create_app
-from sandpit.api.connections import MAX_CONNECTIONS, BoundedConnection
+from sandpit.api.connections import MAX_CONNECTIONS, bounded
 from sandpit.control.app import ControlPlane
 from sandpit.control.sweeping import MAX_REPORTED
 from sandpit.edge import Edge, Limits
+from sandpit.edge.peers import Peers
 from sandpit.node.assemble import local_node
 from sandpit.places import control_socket, lock_file, state_file, write_private
 from sandpit.settings import Settings
@@ -42,8 +43,8 @@ STOP_SECONDS = 50.0
 """From the wish to stop to the end of the process, at most, whatever sandboxes and clients do."""
 GAVE_UP = 70
 """Exit status of a server that could not stop in order."""
-_OWN_DESCRIPTORS = 512
-"""Descriptors that strangers' connections must leave for the rest: the store, pidfds of sandboxes, host tools."""
+_OWN_DESCRIPTORS = 1024
+"""Descriptors that clients' connections must leave for the rest: the store, pidfds of sandboxes, host tools, the relay for names."""
 
 _IDLE_SECONDS = 75
 """How long the API keeps a connection open on which no request comes: clients ask every few seconds, and one that reuses a
@@ -89,7 +90,11 @@ class Server:
         self._node = local_node(settings)
         self._control = await stack.enter_async_context(ControlPlane(settings, self._node))
         api = _listen(settings.api_host, settings.api_port)
-        await stack.enter_async_context(_asgi(create_app(self._control), api, http=BoundedConnection))
+        each, proxies = settings.api_client_connections, settings.trusted_proxies
+        peers = Peers(total=MAX_CONNECTIONS, each=each, proxies=proxies)
+        gateway_ports: set[int] = set()
+        http = bounded(peers, gateway_ports)
+        await stack.enter_async_context(_asgi(create_app(self._control), api, http=http))
         admin = admin_app(self._control.services, self._status, self._stop_as_told)
         await stack.enter_async_context(_asgi(admin, _listen_private(control_socket(settings))))
         backend = api.getsockname()[:2]
@@ -99,7 +104,8 @@ class Server:
             host=settings.edge_host,
             port=settings.edge_port,
             api_backend=backend,
-            limits=Limits(connections=_edge_connections(_raise_open_files())),
+            limits=_edge_limits(settings, _raise_open_files()),
+            api_ports=gateway_ports,
             ssl_context=tls,
             tls_host=usable_hosts(settings.tls_host),
             tls_port=settings.tls_port,
@@ -179,6 +185,16 @@ def _raise_open_files() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
+
+
+def _edge_limits(settings: Settings, descriptors: int) -> Limits:
+    """What the edge grants, as the operator has it and this process can."""
+    connections = _edge_connections(descriptors)
+    return Limits(
+        connections=connections,
+        client_connections=min(settings.edge_client_connections, max(connections // 2, 1)),
+        proxies=settings.trusted_proxies,
+    )
 
 
 def _edge_connections(descriptors: int) -> int:

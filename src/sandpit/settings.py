@@ -135,6 +135,16 @@ class Settings(BaseSettings):
     """Addresses that sandboxes have on this machine, one each; nobody else sees them."""
     allow_ranges: tuple[ipaddress.IPv4Network, ...] = ()
     """Private address ranges that sandboxes may reach in spite of the rule that they may reach none."""
+    edge_client_connections: int = Field(default=2000, ge=1)
+    """Connections that one client address (one /64 in IPv6) may have to the gateway, which takes 10,000 in all."""
+    api_client_connections: int = Field(default=500, ge=1)
+    """The same for the API's port, which takes 2,000 in all."""
+    trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    """Addresses of proxies in front of this server: many clients are behind them, so limits per client address do not hold."""
+    name_servers: tuple[ipaddress.IPv4Address, ...] = Field(default=(), max_length=3)
+    """Name servers that resolve for sandboxes; none: those of /etc/resolv.conf."""
+    sandbox_flows: int = Field(default=2048, ge=16, le=60_000)
+    """Connections to the world (TCP, and flows of UDP and ICMP) that one sandbox may have open at a time."""
     limits: Limits = Limits()
     pool: Pool = Pool()
     build: Build = Build()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from .body import BodyError
 from .exchange import Exchange
+from .limits import PIECE_BYTES
 from .refusals import Refusal, render
 from .routing import route
 from .wire import WireError, find_head_end, parse_request
@@ -21,7 +22,11 @@ _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER on, zero seconds: closing then sends RST, which nobody takes for the end of a body."""
 
 
-class Client(asyncio.Protocol):
+_PIECE = memoryview(bytearray(PIECE_BYTES))
+"""Where the event loop puts what it reads; it is copied from there before the next read, of whatever connection."""
+
+
+class Client(asyncio.BufferedProtocol):
     """One accepted connection. `deadline` (event loop time) is when it is too slow."""
 
     transport: asyncio.Transport
@@ -33,6 +38,8 @@ class Client(asyncio.Protocol):
         self.congested = False
         self.keep = True
         self.deadline = 0.0
+        self.stalled = float("inf")
+        """Since when the client has taken too little of what waits for it (event loop time)."""
         self._exchange: Exchange | None = None
         self._buffer = b""
         self._searched = 0
@@ -50,12 +57,25 @@ class Client(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.peer = peer[0].partition("%")[0].encode() if peer else b"unknown"
         self.deadline = self.edge.loop.time() + limits.head_time
-        if not self.edge.admit(self):
-            self.refuse(Refusal(503, "The gateway has too many connections, try again later"), None, request_done=False)
+        if (refusal := self.edge.admit(self)) is not None:
+            self.refuse(refusal, None, request_done=False)
 
-    def data_received(self, data: bytes) -> None:
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+        return self._exchange is None
+
+    def drop(self) -> None:
+        """End at once: another client needs the place."""
+        self.transport.abort()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _PIECE
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self._ending:
             return
+        data = bytes(_PIECE[:nbytes])
         exchange = self._exchange
         if exchange is not None and not self._buffer and exchange.accepting:
             self._send_on(exchange, data)
@@ -86,11 +106,13 @@ class Client(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.congested = True
+        self.stalled = self.edge.loop.time()
         if self._exchange is not None:
             self._exchange.client_writable()
 
     def resume_writing(self) -> None:
         self.congested = False
+        self.stalled = float("inf")
         if self._exchange is not None:
             self._exchange.client_writable()
         else:

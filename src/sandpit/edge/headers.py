@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ _FORWARDED = frozenset(
 _END_TO_END = frozenset({b"host", b"content-length", b"close", b"upgrade"})
 """Not header names that `Connection` may take away."""
 _DROPPED = _HOPS | _FORWARDED
+_LENGTH = frozenset({b"content-length"})
+"""Not in answers that cannot have a body: clients that believe it would wait (RFC 9110, 8.6)."""
 
 
 def _kept(headers: list[tuple[bytes, bytes, bytes]], dropped: frozenset[bytes]) -> list[bytes]:
@@ -70,7 +73,8 @@ def request_head(
 def response_head(response: Response, *, http11: bool, chunked: bool, keep_alive: bool) -> bytes:
     """The head towards the client. `chunked` says whether the body that follows is."""
     parts = [b"HTTP/1.1 %d %s\r\n" % (response.status, response.reason)]
-    parts += _kept(response.headers, _dropped(_HOPS, response.hops))
+    dropped = _HOPS | _LENGTH if response.status == HTTPStatus.NO_CONTENT else _HOPS
+    parts += _kept(response.headers, _dropped(dropped, response.hops))
     if chunked:
         parts.append(b"Transfer-Encoding: chunked\r\n")
     if not keep_alive:
@@ -83,7 +87,7 @@ def response_head(response: Response, *, http11: bool, chunked: bool, keep_alive
 
 def interim_head(response: Response) -> bytes:
     """A 1xx head, 101 included: the upgrade belongs to both sides."""
-    dropped = _HOPS - {b"upgrade"}
+    dropped = (_HOPS | _LENGTH) - {b"upgrade"}
     parts = [b"HTTP/1.1 %d %s\r\n" % (response.status, response.reason), *_kept(response.headers, dropped)]
     if response.status == 101:
         parts.append(b"Connection: Upgrade\r\n")

@@ -32,6 +32,8 @@ def node_config(settings: Settings) -> NodeConfig:
         pool_memory_mb=settings.pool.memory_budget_mb,
         disk_reserve_mb=settings.disk_reserve_mb,
         allow_ranges=settings.allow_ranges,
+        sandbox_flows=settings.sandbox_flows,
+        name_servers=tuple(str(address) for address in settings.name_servers),
         builds_at_once=settings.build.at_once,
         build_seconds=settings.build.max_seconds,
         layer_cache_hours=settings.build.cache_hours,

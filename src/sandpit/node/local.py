@@ -38,7 +38,6 @@ from sandpit.node.dns import DnsRelay
 from sandpit.node.firewall import Firewall
 from sandpit.node.launcher import Launcher, Sandbox
 from sandpit.node.meter import measure
-from sandpit.node.names import NameRules
 from sandpit.node.pools import Pools
 from sandpit.node.runtime.base import Runtime
 from sandpit.node.slots import Slots
@@ -73,7 +72,8 @@ class LocalNode:
         self._config = config
         self._runtimes = runtimes
         self._firewall = Firewall(config)
-        self._slots = Slots(config, self._firewall)
+        self._dns = DnsRelay(self._firewall.rules_of, self._firewall.pin, servers=config.name_servers)
+        self._slots = Slots(config, self._firewall, forget=self._dns.forget)
         self._launcher = Launcher(config, runtimes, self._slots, self._firewall)
         self._closures = Closures(config.closures_dir, config.closure_mounts_dir)
         self._closure = closure.name
@@ -92,8 +92,6 @@ class LocalNode:
         self._callbacks: list[SandboxGone] = []
         self._starter = Starter(config, self._launcher, self._admission, self._templates, self._snapshotter)
         self._pools = Pools(config, self._templates, self._starter.ahead, self._discard, self._standing)
-        rules = NameRules(self._sandboxes, self._slots, self._firewall)
-        self._dns = DnsRelay(rules.may_resolve, rules.resolved)
 
     def on_gone(self, callback: SandboxGone) -> None:
         """See Node."""

@@ -1,4 +1,4 @@
-"""`sandpit status` and `sandpit env`."""
+"""`sandpit status`, `sandpit env` and `sandpit openapi`."""
 
 from __future__ import annotations
 
@@ -81,6 +81,14 @@ def env(*, as_json: bool, legacy: bool = False) -> None:
         typer.echo(f"unset {' '.join(disturbing)}")
     for name, value in values.items():
         typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+def openapi() -> None:
+    """Print the API's description."""
+    from sandpit.api.app import ROUTES
+    from sandpit.api.openapi import document
+
+    typer.echo(json.dumps(document(ROUTES), indent=1))
 
 
 def _legacy(settings: Settings, state: dict[str, Any]) -> dict[str, str]:

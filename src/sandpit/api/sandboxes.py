@@ -25,7 +25,7 @@ async def create_v2(call: Call) -> Response:
 async def _create(call: Call, new: NewSandbox) -> Response:
     key = call.request.headers.get("idempotency-key")
     row = await call.control.services.sandboxes.create(call.identity, new, key)
-    return JSONResponse(answers.sandbox(row, call.control.settings.domain), 201)
+    return JSONResponse(answers.sandbox(row, call.control.domain), 201)
 
 
 async def connect_v1(call: Call) -> Response:
@@ -40,19 +40,19 @@ async def _connect(call: Call, body: schemas.ConnectV1Body | schemas.ConnectV2Bo
     service, sandbox_id = call.control.services.sleep, call.sandbox_id()
     memory = body.memory is not False
     row, resumed = await service.connect(call.identity, sandbox_id, body.timeout, memory=memory)
-    return JSONResponse(answers.sandbox(row, call.control.settings.domain), 201 if resumed else 200)
+    return JSONResponse(answers.sandbox(row, call.control.domain), 201 if resumed else 200)
 
 
 async def resume(call: Call) -> Response:
     body = await call.body(schemas.ResumeBody)
     timeout_s = body.timeout if body.timeout is not None else schemas.V1_TIMEOUT
     row = await call.control.services.sleep.resume(call.identity, call.sandbox_id(), timeout_s)
-    return JSONResponse(answers.sandbox(row, call.control.settings.domain), 201)
+    return JSONResponse(answers.sandbox(row, call.control.domain), 201)
 
 
 async def get(call: Call) -> Response:
     row = await call.control.services.queries.get(call.identity, call.sandbox_id())
-    return JSONResponse(answers.detail(row, call.control.settings.domain))
+    return JSONResponse(answers.detail(row, call.control.domain))
 
 
 async def list_v1(call: Call) -> Response:
@@ -108,7 +108,7 @@ async def fork(call: Call) -> Response:
     body = await call.body(schemas.ForkBody)
     snapshots = call.control.services.snapshots
     results = await snapshots.fork(call.identity, call.sandbox_id(), body.count, body.timeout)
-    return JSONResponse([answers.fork(result, call.control.settings.domain) for result in results], 201)
+    return JSONResponse([answers.fork(result, call.control.domain) for result in results], 201)
 
 
 async def snapshot(call: Call) -> Response:

@@ -96,7 +96,7 @@ def _legacy(settings: Settings, state: dict[str, Any]) -> dict[str, str]:
     if "tls" not in state["addresses"]:
         raise CliError("the server speaks no TLS, and clients of 2024 speak nothing else", "set SANDPIT_TLS=true")
     _, _, port = str(state["addresses"]["tls"]).rpartition(":")
-    values = {"E2B_DOMAIN": settings.domain or f"{settings.tls_domain}:{port}"}
+    values = {"E2B_DOMAIN": settings.public_domain(int(port))}
     if settings.tls_certificate is None:
         bundle = str(located(settings.data_dir, settings.tls_domain).bundle)
         values |= {"SSL_CERT_FILE": bundle, "REQUESTS_CA_BUNDLE": bundle, "NODE_EXTRA_CA_CERTS": bundle}

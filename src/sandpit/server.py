@@ -113,6 +113,7 @@ class Server:
         await edge.start()
         stack.push_async_callback(edge.stop)
         edge_host, edge_port = edge.addresses[0][:2]
+        self._control.domain = settings.public_domain(edge.tls_addresses[0][1] if edge.tls_addresses else edge_port)
         self._addresses = {"api": f"http://{backend[0]}:{backend[1]}", "edge": f"http://{edge_host}:{edge_port}"}
         if edge.tls_addresses:
             tls_host, tls_port = edge.tls_addresses[0]

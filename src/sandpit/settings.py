@@ -124,7 +124,7 @@ class Settings(BaseSettings):
     tls_key: Path | None = None
     """PEM file with the key of `tls_certificate`."""
     domain: str | None = None
-    """Domain (and port) of the names `{port}-{sandbox id}.{domain}`; None leaves the choice to the client."""
+    """Domain (and port) of the names `{port}-{sandbox id}.{domain}`, which the API tells clients; None: `e2b.localhost`, this machine."""
     authentication: bool = True
     """False lets every caller act for the default team; only allowed on loopback addresses."""
     runtime: Literal["gvisor", "crun"] | None = None
@@ -170,6 +170,16 @@ class Settings(BaseSettings):
     def tls_domain(self) -> str:
         """The domain in the certificate, without a port."""
         return self.domain.partition(":")[0] if self.domain else "e2b.localhost"
+
+    def public_domain(self, port: int | None = None) -> str:
+        """What `{port}-{sandbox id}.` is put before: the domain that was set, else this machine's, with the port that serves it.
+
+        `port`: where HTTPS (or HTTP, without `tls`) is served, if that is not what the settings say.
+        """
+        if self.domain:
+            return self.domain
+        served = port or (self.tls_port if self.tls else self.edge_port)
+        return self.tls_domain if self.tls and served == 443 else f"{self.tls_domain}:{served}"
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 from tests.api.conftest import api_client
@@ -13,6 +15,8 @@ from sandpit.control.app import ControlPlane
 from sandpit.store.models import Team
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import httpx
 
     from sandpit.api.http import ApiRoute
@@ -87,20 +91,87 @@ async def test_another_teams_things(
     assert "sandboxes" not in route.path or thing in node.machine
 
 
-@pytest.mark.parametrize("route", [route for route in ROUTES if route.path == "/templates/aliases/{alias:segment}"])
-async def test_another_teams_alias_is_forbidden(
-    control: ControlPlane, client: httpx.AsyncClient, stranger: httpx.AsyncClient, route: ApiRoute
-) -> None:
+async def registered(control: ControlPlane, *, public: bool = False) -> Any:
+    """A template `own` of the first team."""
     identity = await control.services.keys.authenticate(str(control.first_key))
     image = MemoryNode().images[0]
     own = type(image)("own00000000000000000", "33333333-3333-4333-8333-333333333333", ("own",), 1, 128, 1, "memory")
     await control.services.templates.register([own], team_id=identity.team_id, namespace=identity.slug)
+    if public:
+        await control.services.templates.set_public(identity, "own", public=True)
+    return own
+
+
+async def test_an_alias_is_its_teams(
+    control: ControlPlane, client: httpx.AsyncClient, stranger: httpx.AsyncClient
+) -> None:
+    own = await registered(control)
     assert (await client.get("/templates/aliases/own")).json() == {"templateID": own.template_id, "public": False}
     assert (await client.get("/templates/aliases/default%2Fown")).status_code == 200
-    assert (await stranger.get("/templates/aliases/default%2Fown")).status_code == 403
-    assert (await stranger.get("/templates/aliases/own")).status_code == 404
-    assert (await stranger.post("/v2/sandboxes", json={"templateID": "default/own"})).status_code == 404
     assert own.template_id not in (await stranger.get("/templates")).text
+    await control.services.templates.set_public(
+        await control.services.keys.authenticate(str(control.first_key)), "own", public=True
+    )
+    assert (await stranger.get("/templates/aliases/default%2Fown")).json()["public"] is True
+    assert (await stranger.patch("/templates/default%2Fown", json={"public": False})).status_code == 403
+
+
+NAMING = {
+    "POST /sandboxes": [{"templateID": "NAME"}],
+    "POST /v2/sandboxes": [{"templateID": "NAME"}, {"templateID": "NAME", "mcp": {}}],
+    "POST /v2/templates": [{"name": "NAME"}, {"alias": "NAME"}],
+    "POST /v3/templates": [{"name": "NAME"}],
+    "POST /templates/tags": [{"target": "NAME", "tags": ["x"]}],
+    "DELETE /templates/tags": [{"name": "NAME", "tags": ["x"]}],
+    "POST /sandboxes/{id:segment}/snapshots": [{"name": "NAME"}],
+    "PATCH /templates/{id:segment}": [{"public": True}],
+    "PATCH /v2/templates/{id:segment}": [{"public": True}],
+    "POST /v2/templates/{id:segment}/builds/{build:segment}": [{"fromImage": "x"}],
+}
+"""Bodies that hold a template's name."""
+
+
+def requests_naming(route: ApiRoute) -> Iterator[tuple[str, Any]]:
+    """Paths with a query, and bodies, with NAME wherever the route takes a template's name."""
+    about_templates = "/templates" in route.path or "/snapshots" in route.path
+    path = route.path
+    if about_templates:
+        path = path.replace("{alias:segment}", "NAME")
+        path = path.replace("{id:segment}", "NAME") if "/sandboxes" not in path else path
+    path = path.replace("{build:segment}", "33333333-3333-4333-8333-333333333333").replace("{hash:segment}", "0" * 64)
+    names = [param.name for param in route.query if param.name in ("template", "name")]
+    for query in ["", *(f"?{name}=NAME" for name in names)]:
+        for body in NAMING.get(name(route), [{}]):
+            if "NAME" in f"{path}{query}{body}":
+                yield path + query, body
+
+
+async def test_another_teams_alias_is_like_none(control: ControlPlane, stranger: httpx.AsyncClient) -> None:
+    """Byte by byte, on every route that takes a template's name."""
+    await registered(control)
+    sandbox_id = (await stranger.post("/v2/sandboxes", json={"templateID": "base"})).json()["sandboxID"]
+    tried = 0
+    for route in ROUTES:
+        for path, body in requests_naming(route):
+            for theirs, none in (
+                ("default/own", "default/zzz"), ("default/own:default", "default/zzz:default"), ("own", "zzz"), ("own:x", "zzz:x"),
+            ):  # fmt: skip
+                makes = route.method == "POST" and route.path.endswith(("templates", "snapshots"))
+                if makes and "default" not in theirs:
+                    continue  # a name that the caller may give a template of its own
+                answers = []
+                for text in (theirs, none):
+                    url = path.replace("NAME", quote(text, safe="")).replace("{id:segment}", sandbox_id)
+                    content = json.dumps(body).replace("NAME", text)
+                    answer = await stranger.request(route.method, url, content=content)
+                    answers.append(
+                        (answer.status_code, answer.text.replace(text, "NAME").replace(text.partition(":")[0], "NAME"))
+                    )
+                assert answers[0] == answers[1], f"{name(route)} {path} {body} {theirs}"
+                tried += 1
+    assert tried > 60
+    unknown = await stranger.get("/templates/aliases/default%2Fown")
+    assert (unknown.status_code, unknown.json()["code"]) == (404, 404)
 
 
 async def test_health_needs_no_key(control: ControlPlane) -> None:

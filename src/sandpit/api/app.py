@@ -18,9 +18,9 @@ from sandpit.api.connections import UPLOADS
 from sandpit.api.http import (
     ApiRoute,
     Call,
-    Handler,
     Segment,
     authenticate,
+    check_query,
     on_control_error,
     on_http_error,
     on_store_error,
@@ -88,18 +88,19 @@ class _RawPath:
 
 def _grouped(routes: Sequence[ApiRoute], control: ControlPlane) -> list[Route]:
     """One route per path, so that a wrong method is a 405 that names all the right ones."""
-    by_path: dict[str, dict[str, Handler]] = {}
+    by_path: dict[str, dict[str, ApiRoute]] = {}
     for route in routes:
-        by_path.setdefault(route.path, {})[route.method] = route.handler
-    return [Route(path, _endpoint(handlers, control), methods=list(handlers)) for path, handlers in by_path.items()]
+        by_path.setdefault(route.path, {})[route.method] = route
+    return [Route(path, _endpoint(methods, control), methods=list(methods)) for path, methods in by_path.items()]
 
 
-def _endpoint(handlers: dict[str, Handler], control: ControlPlane) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(methods: dict[str, ApiRoute], control: ControlPlane) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         identity = await authenticate(request, control)
         identity.check_may_act()
-        method = "GET" if request.method == "HEAD" else request.method
-        return await handlers[method](Call(request, control, identity))
+        check_query(request)
+        route = methods["GET" if request.method == "HEAD" else request.method]
+        return await route.handler(Call(request, control, identity, route))
 
     return endpoint
 

@@ -123,6 +123,10 @@ class BoundedConnection(HttpToolsProtocol):
         self._forget_timer()
         super().on_message_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn's answer to what is no HTTP: in the API's own form."""
+        self._refuse(HTTPStatus.BAD_REQUEST, msg)
+
     def _limit_time(self, seconds: float) -> None:
         self._forget_timer()
         self._timer = self.loop.call_later(

@@ -102,6 +102,14 @@ def doctor(as_json: Json = False) -> None:
 
 
 @app.command()
+def openapi() -> None:
+    """Print the API's description (OpenAPI 3.1, JSON): routes, fields, limits, answers."""
+    from sandpit.cli.reports import openapi
+
+    openapi()
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(f"sandpit {__version__}")

@@ -74,6 +74,8 @@ class ControlPlane:
 
     def __init__(self, settings: Settings, node: Node) -> None:
         self.settings = settings
+        self.domain = settings.public_domain()
+        """What sandboxes' names end with; the server corrects it when the system has chosen the port."""
         self.database = Database(settings.store_url)
         self.directory = LiveDirectory()
         self.first_key = ""

@@ -19,6 +19,7 @@ from sandpit.control.errors import (
     InvalidRequestError,
     SandboxFailedError,
 )
+from sandpit.control.limits import MAX_FORKS
 from sandpit.control.network import check_egress
 from sandpit.control.requests import check_timeout
 from sandpit.control.templatenames import TemplateRef, parse_ref
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from sandpit.node.contract import SnapshotInfo
 
 log = logging.getLogger(__name__)
-MAX_FORKS = 100
 
 
 class SnapshotService:

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 
 from sandpit.node.contract import NodeError
+from sandpit.node.control_secret import ControlSecret
 
 PORT = 49983
 _DISK_CHUNK = 4 << 20
@@ -69,14 +70,22 @@ class Identity:
 class Agent:
     """The agent at one address. Owns its connections: close it."""
 
-    def __init__(self, address: str) -> None:
-        """Name the agent; nothing is sent."""
+    def __init__(self, address: str, secret: ControlSecret) -> None:
+        """Name the agent, and what it knows us by; nothing is sent."""
+        self.secret = secret
         self._url = f"http://{address}:{PORT}"
         self._http = self._client()
 
     def _client(self) -> httpx.AsyncClient:
         timeout = httpx.Timeout(30, connect=1)
-        return httpx.AsyncClient(base_url=self._url, timeout=timeout, trust_env=False, verify=_NO_CERTIFICATES)
+        return httpx.AsyncClient(
+            base_url=self._url, timeout=timeout, trust_env=False, verify=_NO_CERTIFICATES, auth=self._prove
+        )
+
+    def _prove(self, request: httpx.Request) -> httpx.Request:
+        """Add what a control call is known by."""
+        request.headers.update(self.secret.headers(request.url.path))
+        return request
 
     async def hang_up(self) -> None:
         """Close the connections; the next call makes new ones."""
@@ -105,15 +114,17 @@ class Agent:
             raise AgentUnavailable(f"the sandbox's agent did not answer within {timeout:g} s of its start") from None
 
     async def claim(self, identity: Identity) -> None:
-        """Tell the agent who it is. Raises: AgentUnavailable."""
+        """Give the agent an identity, and a new secret to know us by. Raises: AgentUnavailable."""
+        body = {**identity.body(), "controlKeys": self.secret.offer()}
         try:
-            answer = await self._http.post("/init", json=identity.body())
+            answer = await self._http.post("/init", json=body)
         except httpx.HTTPError as error:
             raise AgentUnavailable(f"the sandbox's agent did not take its identity: {error!r}") from error
         if answer.status_code != 204:
             raise AgentUnavailable(
                 f"the sandbox's agent refused its identity: {answer.status_code} {answer.text[:500]}"
             )
+        self.secret.accepted()
 
     async def upload(self, path: str, content: bytes | AsyncIterator[bytes]) -> None:
         """Write a file as root. Raises: AgentUnavailable, and what reading `content` raises."""
@@ -188,10 +199,13 @@ class Agent:
     async def _tell(self, path: str, timeout: float) -> None:
         try:
             answer = await self._http.post(path, timeout=timeout)
+            if answer.status_code == 404 and self.secret.swap():
+                answer = await self._http.post(path, timeout=timeout)
         except httpx.HTTPError as error:
             raise AgentUnavailable(f"the sandbox's agent did not answer {path}: {error!r}") from error
         if answer.status_code != 204:
             raise AgentUnavailable(f"the sandbox's agent refused {path}: {answer.status_code}")
+        self.secret.confirmed()
 
     async def start(self, command: str, *, user: str, tag: str | None = None) -> int:
         """Start a shell command that goes on after this call; returns its pid. Raises: AgentUnavailable."""

@@ -153,7 +153,7 @@ class LocalNode:
         await asyncio.gather(*(self._snapshotter.go_on(sandbox) for sandbox in self._sandboxes.values()))
         for image in images.load_all(self._config):
             self._pools.of(image.build_id)
-        return [RunningSandbox(sandbox_id, sandbox.address) for sandbox_id, sandbox in self._sandboxes.items()]
+        return [sandbox.running() for sandbox in self._sandboxes.values()]
 
     async def stop(self, *, kill_sandboxes: bool) -> None:
         """See Node."""
@@ -201,7 +201,7 @@ class LocalNode:
         except BaseException:
             self._tasks.spawn(self._launcher.discard(sandbox), f"discard {sandbox.container_id}")
             raise
-        return RunningSandbox(spec.sandbox_id, sandbox.address, started_warm=warm)
+        return sandbox.running(warm=warm)
 
     def _keep(self, sandbox: Sandbox) -> None:
         """A sandbox that has an owner: found by id, watched."""

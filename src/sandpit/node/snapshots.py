@@ -17,6 +17,7 @@ from typing import Literal
 import xxhash
 
 from sandpit.node.contract import NodeError, SnapshotDamaged, SnapshotInfo, UnknownSnapshot
+from sandpit.node.records import write_private
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ class Manifest:
     """Name of the guest closure that the processes run from."""
     responsive: bool = True
     """Whether the agent answered; it does not in what is restored from this, if not."""
+    secret: str = field(default="", repr=False)
+    """What the agent in its memory knows the node by; empty in a snapshot from before there were secrets."""
     stored: int = 0
     """Bytes on disk: less than the sizes when files have holes."""
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -100,7 +103,7 @@ class SnapshotStore:
                 result.result()
         complete = replace(manifest, files=files, stored=sum(path.stat().st_blocks for path in paths) * _SECTOR)
         document = staging / _MANIFEST
-        document.write_text(json.dumps(asdict(complete)))
+        write_private(document, json.dumps(asdict(complete)))
         for path in (document, staging):
             _sync(path)
         before = self.hide(manifest.snapshot_id)

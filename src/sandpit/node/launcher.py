@@ -15,7 +15,8 @@ from sandpit.node.agent import Agent
 from sandpit.node.boundedlog import BoundedLog
 from sandpit.node.cgroups import Cgroup
 from sandpit.node.config import NodeConfig
-from sandpit.node.contract import NetworkPolicy, NodeError
+from sandpit.node.contract import NetworkPolicy, NodeError, RunningSandbox
+from sandpit.node.control_secret import ControlSecret
 from sandpit.node.firewall import Firewall
 from sandpit.node.images import Image
 from sandpit.node.processes import ProcessId
@@ -47,6 +48,8 @@ class Source:
     """The runtime, and release of it, that the snapshot is bound to; None takes the template's."""
     disk: Path | None = None
     """At a cold boot: what an earlier life has written."""
+    secret: str = field(default="", repr=False)
+    """What the agents in the snapshot know the node by."""
 
 
 @dataclass(slots=True)
@@ -79,6 +82,11 @@ class Sandbox:
         """Where the edge finds it."""
         return str(self.slot.outer)
 
+    def running(self, *, warm: bool = False) -> RunningSandbox:
+        """What the control plane needs to know of one that has an owner."""
+        assert self.sandbox_id is not None
+        return RunningSandbox(self.sandbox_id, self.address, warm, self.agent.secret.relay)
+
     def record(self) -> Record:
         """What to keep on disk."""
         return Record(
@@ -91,6 +99,7 @@ class Sandbox:
             self.sandbox_id,
             asdict(self.policy),
             self.closure,
+            self.agent.secret.record(),
         )
 
     def why_it_ended(self) -> str:
@@ -161,7 +170,8 @@ class Launcher:
         try:
             directory.mkdir(parents=True, mode=0o711)  # root of a user namespace must be able to pass
             Record(container_id, source.image.build_id, runtime.name, slot.number).write(directory)
-            plan = self._plan(source, container_id, directory, slot, printed)
+            secret = ControlSecret.new() if source.snapshot is None else ControlSecret(source.secret)
+            plan = self._plan(source, container_id, directory, slot, printed, secret)
             process = await self._begin(runtime, plan, source.snapshot)
             begun()
             sandbox = Sandbox(
@@ -172,7 +182,7 @@ class Launcher:
                 slot,
                 Cgroup(plan.cgroup),
                 process,
-                Agent(str(slot.outer)),
+                Agent(str(slot.outer), secret),
                 closure=source.closure.name,
             )
             if answers:
@@ -216,14 +226,24 @@ class Launcher:
             dead.cancel()
             await asyncio.gather(healthy, dead, return_exceptions=True)
 
-    def _plan(self, source: Source, container_id: str, directory: Path, slot: Slot, printed: BoundedLog) -> Plan:
+    def _plan(
+        self,
+        source: Source,
+        container_id: str,
+        directory: Path,
+        slot: Slot,
+        printed: BoundedLog,
+        secret: ControlSecret,
+    ) -> Plan:
         image = source.image
         limits = Limits(image.cpu_count, image.memory_mb, image.disk_mb, image.pids)
         bundle = directory / "bundle"
         bundle.mkdir()
         cgroup = self.cgroup(container_id).path
-        layers, closure = source.layers, source.closure
-        return Plan(container_id, bundle, layers, source.root, closure, slot, limits, cgroup, printed, source.disk)
+        layers, closure, handover = source.layers, source.closure, secret.handover()
+        return Plan(
+            container_id, bundle, layers, source.root, closure, slot, limits, cgroup, printed, source.disk, handover
+        )
 
     async def _abandon(self, container_id: str, directory: Path, slot: Slot, runtime: Runtime) -> None:
         """Undo a start that failed."""

@@ -166,7 +166,7 @@ class LocalNode:
         await asyncio.gather(*(self._snapshotter.go_on(sandbox) for sandbox in self._sandboxes.values()))
         for image in images.load_all(self._config):
             self._pools.of(image.build_id)
-        return [RunningSandbox(sandbox_id, sandbox.address) for sandbox_id, sandbox in self._sandboxes.items()]
+        return [sandbox.running() for sandbox in self._sandboxes.values()]
 
     def kill_now(self) -> None:
         """Have every sandbox die, without waiting for anything: for a server that cannot stop in order. Blocking; from any thread."""
@@ -224,7 +224,7 @@ class LocalNode:
         except BaseException:
             self._tasks.spawn(self._launcher.discard(sandbox), f"discard {sandbox.container_id}")
             raise
-        return RunningSandbox(spec.sandbox_id, sandbox.address, started_warm=warm)
+        return sandbox.running(warm=warm)
 
     def _keep(self, sandbox: Sandbox) -> None:
         """A sandbox that has an owner: found by id, watched."""

@@ -145,6 +145,7 @@ class Snapshotter:
             _processor(),
             sandbox.closure,
             responsive=sandbox.responsive or not memory,  # a boot brings another agent
+            secret=sandbox.agent.secret.current if memory else "",
         )
 
     async def prepare(self) -> None:
@@ -161,6 +162,8 @@ class Snapshotter:
         """Why a snapshot's memory cannot be restored here; None when it can, or has none."""
         if manifest.kind != "memory":
             return None
+        if not manifest.secret:
+            return "its agent would believe whoever has the gateway's address (it is from before control calls had a secret)"
         if manifest.release != self._launcher.runtime_named(manifest.runtime).release():
             return "another release of the runtime took it"
         if manifest.processor != _processor():
@@ -230,7 +233,7 @@ class Snapshotter:
         runtime = self._launcher.runtime_named(manifest.runtime) if snapshot is None else self._its_release(manifest)
         root = await runtime.root(images.split(image, layers)[0], self._config.roots_dir)
         closure = self._closures.mounted(manifest.closure if snapshot else self._closure)
-        return Source(image, layers, root, closure, snapshot, runtime, disk)
+        return Source(image, layers, root, closure, snapshot, runtime, disk, manifest.secret)
 
     def _its_release(self, manifest: Manifest) -> Runtime:
         """The release that took a snapshot. Raises: NodeError when it is gone."""

@@ -194,7 +194,7 @@ class Crun:
         join = "".join(f"echo $$ > {path}/cgroup.procs && " for path in cgroup.directories())
         crun = (str(self._binary), "--root", str(self._state_dir), "--cgroup-manager=disabled", *arguments)
         argv = tied(f'{join}{_HIDE_UNIFIED}exec "$@"', *crun)
-        await run_detached(argv, "crun run", plan.log, _START_SECONDS)
+        await run_detached(argv, "crun run", plan.log, _START_SECONDS, plan.handover)
 
 
 def _raise_host_limit(path: Path, value: int) -> None:

@@ -147,7 +147,8 @@ class Gvisor:
     async def boot(self, plan: Plan) -> ProcessId:
         """See Runtime."""
         self._write_bundle(plan)
-        await self._run(plan, "run", "--detach", "--bundle", str(plan.bundle), plan.container_id)
+        arguments = ("--detach", "--bundle", str(plan.bundle), plan.container_id)
+        await self._run(plan, "run", *arguments, stdin=plan.handover)
         return self._sandbox_process(plan.container_id)
 
     async def restore(self, plan: Plan, image: Path) -> ProcessId:
@@ -245,14 +246,14 @@ class Gvisor:
             },
         }
 
-    async def _run(self, plan: Plan, command: str, *arguments: str) -> None:
+    async def _run(self, plan: Plan, command: str, *arguments: str, stdin: bytes = b"") -> None:
         """Start a container. Raises: RuntimeFailed."""
         # Releases up to 2024 look for this file to tell whether they are in the root network namespace; newer kernels have it in
         # every namespace. Hiding /proc/sys/net from runsc alone makes them ask the namespace itself.
         shim = 'mount -t tmpfs none /proc/sys/net && exec "$@"'
         runsc = (str(self._binary), "--root", str(self._state_dir), *FLAGS, command, *arguments)
         argv = tied(shim, *runsc, propagation="slave")
-        await run_detached(argv, f"runsc {command}", plan.log, _START_SECONDS)
+        await run_detached(argv, f"runsc {command}", plan.log, _START_SECONDS, stdin)
 
     async def _control(self, command: str, *arguments: str, timeout: float = 30.0) -> None:
         """Have a running sandbox do something. Raises: RuntimeFailed."""

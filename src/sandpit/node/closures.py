@@ -36,5 +36,5 @@ class Closures:
         target = self._mount_dir / name
         if not mounts.is_mount(target):
             target.mkdir(parents=True, exist_ok=True, mode=0o711)
-            mounts.bind_read_only(self._store / name, target)
+            mounts.bind(self._store / name, target)
         return target

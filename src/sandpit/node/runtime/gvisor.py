@@ -206,7 +206,7 @@ class Gvisor:
             restore = plan.bundle / _RESTORE
             restore.mkdir()
             # "ro" in the configuration alone does not hold, see Closures.
-            mounts.bind_read_only(plan.disk.parent, restore)
+            mounts.bind(plan.disk.parent, restore)
         (plan.bundle / "config.json").write_text(json.dumps(self.config(plan, disk)))
 
     def config(self, plan: Plan, disk: Path) -> dict[str, Any]:

@@ -169,7 +169,7 @@ class Crun:
         """Mount the parts of the writable root; everything lies below the bundle."""
         base = crun_config.first_uid(plan.slot)
         disk, owned = plan.bundle / "disk", plan.bundle / crun_stage.OWNED
-        for directory in (disk, owned, plan.bundle / crun_stage.EMPTY):
+        for directory in (disk, owned):
             directory.mkdir()
         image = plan.bundle / "disk.img"
         if plan.disk is None:
@@ -183,14 +183,15 @@ class Crun:
             lower = plan.bundle / crun_stage.lower(number)
             lower.mkdir()
             mounts.bind_idmapped(layer, lower, base)
-        (plan.bundle / crun_stage.CLOSURE).symlink_to(plan.closure)
 
     async def _run(self, plan: Plan, cgroup: Cgroup, arguments: list[str]) -> None:
         """Run crun inside the container's group: it inherits the limits from its first instruction on."""
         join = "".join(f"echo $$ > {path}/cgroup.procs && " for path in cgroup.directories())
         crun = (str(self._binary), "--root", str(self._state_dir), "--cgroup-manager=disabled", *arguments)
-        stage = crun_stage.script(self._stage, plan.bundle, len(plan.layers))
-        await run_detached(tied(f'{join}{stage} && exec "$@"', *crun), "crun run", plan.bundle.parent / "runtime.log", _START_SECONDS)
+        stage = crun_stage.script(self._stage, plan.bundle, plan.closure, len(plan.layers))
+        await run_detached(
+            tied(f'{join}{stage} && exec "$@"', *crun), "crun run", plan.bundle.parent / "runtime.log", _START_SECONDS
+        )
         # The overlay has taken hold of them.
         for name in (crun_stage.OWNED, *(crun_stage.lower(number) for number in range(len(plan.layers)))):
             mounts.unmount(plan.bundle / name)

@@ -5,27 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sandpit.node.runtime import crun_stage, oci, seccomp
+from sandpit.node.runtime import crun_stage, hidden, oci, seccomp
 from sandpit.node.runtime.base import Plan
 from sandpit.node.slots import Slot
 
 _FIRST_UID = 0x10000000
 """Outer user ids start here, 65536 for each slot: no user of the host, none of another sandbox."""
 _UIDS = 65536
-_MASKED = (
-    "acpi",
-    "asound",
-    "interrupts",
-    "kallsyms",
-    "kcore",
-    "keys",
-    "latency_stats",
-    "sched_debug",
-    "scsi",
-    "sysrq-trigger",
-    "timer_list",
-)
-_READ_ONLY = ("bus", "fs", "irq", "sys")
 
 
 def first_uid(slot: Slot) -> int:
@@ -47,8 +33,8 @@ def configuration(plan: Plan, stage: Path) -> dict[str, Any]:
             "namespaces": oci.namespaces(plan, "pid", "ipc", "uts", "mount", "user", "cgroup"),
             "uidMappings": mapping,
             "gidMappings": mapping,
-            "maskedPaths": [f"/proc/{name}" for name in _MASKED],
-            "readonlyPaths": [f"/proc/{name}" for name in _READ_ONLY],
+            "maskedPaths": hidden.paths(),
+            "readonlyPaths": list(hidden.READ_ONLY),
             "seccomp": seccomp.filter_for(oci.CAPABILITIES),
         },
     }

@@ -18,12 +18,11 @@ from pathlib import Path
 
 ROOT = "root"
 CLOSURE = "closure"
-"""Also the name of a link to it, in the bundle."""
 BOOT_ID = "boot_id"
 OWNED = "owned"
 """In the bundle: the sandbox's disk, with its owners."""
-EMPTY = "empty"
-"""In the bundle: an overlay without an upper directory needs two others."""
+_EMPTY, _LINK = "empty", "programs"
+"""An overlay without an upper directory needs two others, and tells the size of the topmost one's file system."""
 
 _HIDE_UNIFIED = "if [ -d /sys/fs/cgroup/unified ]; then mount -t tmpfs none /sys/fs/cgroup/unified; fi"
 """crun refuses the hybrid layout while its v2 part has a controller, even when told to leave groups alone; hidden from crun alone,
@@ -35,17 +34,19 @@ def lower(number: int) -> str:
     return f"lower{number}"
 
 
-def script(stage: Path, bundle: Path, layers: int) -> str:
+def script(stage: Path, bundle: Path, closure: Path, layers: int) -> str:
     """Shell commands that fill the stage, for a mount namespace of their own."""
     lowers = ":".join(lower(number) for number in reversed(range(layers)))
     place = shlex.quote(str(stage))
     return " && ".join((
         "umask 022",
         f"mount -t tmpfs -o mode=0711,nosuid,nodev,size=64k stage {place}",
-        f"mkdir {place}/{ROOT} {place}/{CLOSURE}",
-        f"echo {uuid.uuid4()} > {place}/{BOOT_ID}",
+        f"cd {place}",
+        f"mkdir {ROOT} {CLOSURE} {_EMPTY}",
+        f"echo {uuid.uuid4()} > {BOOT_ID}",
+        f"ln -s {shlex.quote(str(closure))} {_LINK}",
+        f"mount -t overlay -o ro,nosuid,nodev,lowerdir={_EMPTY}:{_LINK} closure {CLOSURE}",
         f"cd {shlex.quote(str(bundle))}",
         f"mount -t overlay -o nodev,lowerdir={lowers},upperdir={OWNED}/upper,workdir={OWNED}/work root {place}/{ROOT}",
-        f"mount -t overlay -o ro,nosuid,nodev,lowerdir={CLOSURE}:{EMPTY} closure {place}/{CLOSURE}",
         _HIDE_UNIFIED,
     ))  # fmt: skip

@@ -16,6 +16,8 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from sandpit import programs
+
 _DAYS = "3650"
 _SYSTEM_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 _OURS = "# Sandpit\n"
@@ -116,7 +118,7 @@ def _new_key(name: str) -> list[str]:
 
 def _openssl(folder: Path, *arguments: str) -> None:
     umask = ("sh", "-c", 'umask 077 && exec "$@"', "sh")
-    subprocess.run([*umask, "openssl", *arguments], cwd=folder, check=True, capture_output=True, text=True, timeout=60)
+    programs.call(*umask, "openssl", *arguments, cwd=folder, check=True, timeout=60)
 
 
 def _write_bundle(folder: Path) -> None:

@@ -18,13 +18,13 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sandpit import programs
 from sandpit.build.layers import locked, sync_file_system
 from sandpit.build.wheels import install_locked, requirements_dir
 
@@ -114,9 +114,7 @@ def _fill(work: Path, cache: Path) -> None:
     _copy_libraries(work)
     # unchecked: a file system that is read-only, or that shows other times, never makes Python compile again
     command = [sys.executable, "-I", "-m", "compileall", "-q", "-j2", "-r30", "--invalidation-mode", "unchecked-hash"]
-    done = subprocess.run(
-        [*command, "-s", str(work), "-p", MOUNT_POINT, str(work)], capture_output=True, text=True, check=False
-    )
+    done = programs.call(*command, "-s", str(work), "-p", MOUNT_POINT, str(work))
     if done.returncode != 0:
         raise ClosureError(f"compiling the closure's Python files failed:\n{done.stdout.strip()}")
 
@@ -184,7 +182,7 @@ def _copy_libraries(work: Path) -> None:
 def _libraries(files: Iterable[Path]) -> dict[str, Path]:
     """What the loader would load for these files: name as asked for -> file. Raises: ClosureError."""
     found: dict[str, Path] = {}
-    done = subprocess.run(["ldd", *map(str, files)], capture_output=True, text=True, check=False, env={"LC_ALL": "C"})
+    done = programs.call("ldd", *map(str, files), env=programs.environment(LC_ALL="C"))
     for line in done.stdout.splitlines():
         if match := re.match(r"\s+(\S+) => (/\S+) \(0x", line):
             found.setdefault(match[1], Path(match[2]))

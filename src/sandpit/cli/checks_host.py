@@ -12,7 +12,8 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandpit.cli.checks import Check, Result, existing, output, search_path
+from sandpit import programs
+from sandpit.cli.checks import Check, Result, existing, output
 from sandpit.cli.local import find_process
 from sandpit.tls import usable_hosts
 
@@ -65,7 +66,7 @@ def _gvisor(settings: Settings) -> Result:
 
 
 def _crun(_: Settings) -> Result:
-    binary = shutil.which("crun", path=search_path())
+    binary = programs.find("crun")
     if binary is None:
         return Result("failed", "not installed", "sandpit prepare")
     return Result("ok", output(binary, "--version").partition("\n")[0])
@@ -140,7 +141,7 @@ def _other_firewalls(settings: Settings) -> Result:
 
 def _legacy_drops() -> bool:
     """Whether the older iptables back end, which nft does not show, drops what is forwarded."""
-    program = shutil.which("iptables-legacy", path=search_path())
+    program = programs.find("iptables-legacy")
     if program is None or not Path("/proc/net/ip_tables_names").exists():
         return False
     if "filter" not in Path("/proc/net/ip_tables_names").read_text().split():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 import sandpit
+from sandpit import programs
 from sandpit.cli.errors import CliError
 from sandpit.cli.local import Process, address, control, find_process, load_settings, need_root, read_state
 from sandpit.places import log_file, state_file
@@ -105,15 +106,14 @@ def _spawn(settings: Settings, environment: dict[str, str]) -> tuple[subprocess.
     descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         offset = os.fstat(descriptor).st_size
-        child = subprocess.Popen(
+        child = programs.spawn(
             # -P: whatever lies in the directory that this was called from is not to be imported by root's server
-            [sys.executable, "-P", "-m", "sandpit.cli", "server"],
-            stdin=subprocess.DEVNULL,
+            *(sys.executable, "-P", "-m", "sandpit.cli", "server"),
             stdout=descriptor,
             stderr=descriptor,
             cwd="/",
             env=_without_working_directory(settings) | environment,
-            start_new_session=True,
+            new_session=True,
         )
     finally:
         os.close(descriptor)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from sandpit import programs
 from sandpit.node.runtime.base import RuntimeFailed
 
 _LAST_CHARACTERS = 2000
@@ -20,9 +21,7 @@ async def run_detached(argv: Sequence[str], what: str, log: Path, timeout: float
     """
     descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        process = await asyncio.create_subprocess_exec(
-            *argv, stdin=asyncio.subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, start_new_session=True
-        )
+        process = await programs.start(*argv, stdout=descriptor, stderr=descriptor, new_session=True)
     finally:
         os.close(descriptor)
     try:

@@ -64,7 +64,16 @@ FLAGS = (
     "--cpu-num-from-quota",
     # Without it a checkpoint fails while any TCP connection is open or in TIME_WAIT.
     "--net-disconnect-ok",
+    # Sockets and pipes of the host are nobody's way out.
+    "--host-uds=none",
+    "--host-fifo=none",
 )
+_DIRECT = "--directfs=true"
+_THROUGH_GOFER = "--directfs=false"
+"""The sentry opens no file of the host by itself: it has no directory of the host to open one in, and a system call filter that refuses
+it. The gofer, which has no other task, opens for it."""
+_GOFER_RELEASE = ".gofer"
+"""Ends the name of a release that is run like this: snapshots of the other way, Sandpit's only one up to 0.1, restore with it alone."""
 
 
 class Gvisor:
@@ -73,9 +82,13 @@ class Gvisor:
     name = "gvisor"
     stacks_layers = False
 
-    def __init__(self, binary: Path, state_dir: Path, releases_dir: Path) -> None:
-        """`state_dir` is runsc's root directory, of this node alone; `releases_dir` keeps binaries that snapshots need."""
+    def __init__(self, binary: Path, state_dir: Path, releases_dir: Path, *, direct: bool = False) -> None:
+        """`state_dir` is runsc's root directory, of this node alone; `releases_dir` keeps binaries that snapshots need.
+
+        With `direct` the sentry opens files of the host itself.
+        """
         self._binary = binary
+        self._direct = direct
         self._releases_dir = releases_dir
         self._state_dir = state_dir
         self._skeleton = state_dir.parent / "skeleton"
@@ -94,11 +107,11 @@ class Gvisor:
 
     def release(self) -> str:
         """See Runtime."""
-        return self._digest
+        return self._digest if self._direct else self._digest + _GOFER_RELEASE
 
     def keep_release(self) -> None:
         """See Runtime."""
-        kept = self._releases_dir / self.release()
+        kept = self._releases_dir / self._digest
         if kept.exists():
             return
         self._releases_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
@@ -108,13 +121,15 @@ class Gvisor:
 
     def other_release(self, release: str) -> Gvisor | None:
         """See Runtime."""
-        kept = self._releases_dir / release
-        return Gvisor(kept, self._state_dir, self._releases_dir) if kept.is_file() else None
+        kept = self._releases_dir / release.removesuffix(_GOFER_RELEASE)
+        direct = not release.endswith(_GOFER_RELEASE)
+        return Gvisor(kept, self._state_dir, self._releases_dir, direct=direct) if kept.is_file() else None
 
     def forget_releases(self, needed: Collection[str]) -> None:
         """See Runtime."""
+        digests = {release.removesuffix(_GOFER_RELEASE) for release in needed}
         for kept in self._releases_dir.glob("*"):
-            if kept.name not in needed:
+            if kept.name not in digests:
                 kept.unlink()
 
     def snapshots(self) -> bool:
@@ -179,7 +194,7 @@ class Gvisor:
 
     async def export_disk(self, container_id: str, target: Path, limit: int) -> None:
         """See Runtime. Another process is started in the sandbox."""
-        command = (str(self._binary), "--root", str(self._state_dir), *FLAGS, "exec", container_id)
+        command = (*self._runsc(), "exec", container_id)
         try:
             await save(*command, *oci.guest_command("export"), target=target, limit=limit, timeout=_EXPORT_SECONDS)
         except CommandFailed as error:
@@ -241,19 +256,24 @@ class Gvisor:
             },
         }
 
+    def _runsc(self) -> tuple[str, ...]:
+        """The command line of every call, up to the command."""
+        direct = _DIRECT if self._direct else _THROUGH_GOFER
+        return (str(self._binary), "--root", str(self._state_dir), *FLAGS, direct)
+
     async def _run(self, bundle: Path, command: str, *arguments: str) -> None:
         """Start a container. Raises: RuntimeFailed."""
         # Releases up to 2024 look for this file to tell whether they are in the root network namespace; newer kernels have it in
         # every namespace. Hiding /proc/sys/net from runsc alone makes them ask the namespace itself.
         shim = 'mount -t tmpfs none /proc/sys/net && exec "$@"'
-        runsc = (str(self._binary), "--root", str(self._state_dir), *FLAGS, command, *arguments)
+        runsc = (*self._runsc(), command, *arguments)
         argv = tied(shim, *runsc, propagation="slave")
         await run_detached(argv, f"runsc {command}", bundle.parent / "runtime.log", _START_SECONDS)
 
     async def _control(self, command: str, *arguments: str, timeout: float = 30.0) -> None:
         """Have a running sandbox do something. Raises: RuntimeFailed."""
         try:
-            await run(str(self._binary), "--root", str(self._state_dir), *FLAGS, command, *arguments, timeout=timeout)
+            await run(*self._runsc(), command, *arguments, timeout=timeout)
         except CommandFailed as error:
             raise RuntimeFailed(f"runsc {command}: {error.output.strip()[-2000:] or error}") from error
 

@@ -8,7 +8,6 @@ each of which system calls tell, too (sysinfo(2), uname(2)).
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 READ_ONLY = ("/proc/sys",)
@@ -27,6 +26,10 @@ _SETTINGS = (
 
 def paths() -> list[str]:
     """All that this kernel shows and a sandbox need not see."""
-    top = [f"/proc/{name}" for name in sorted(set(os.listdir("/proc")) - _PROC) if not name.isdigit()]
-    second = [f"/proc/sys/{name}" for name in sorted(set(os.listdir("/proc/sys")) - _SYS)]
-    return top + second + [path for name in _SETTINGS if Path(path := f"/proc/sys/{name}").exists()]
+    top = [path for path in _below("/proc", _PROC) if not path.rpartition("/")[2].isdigit()]
+    settings = [f"/proc/sys/{name}" for name in _SETTINGS]
+    return [*top, *_below("/proc/sys", _SYS), *(path for path in settings if Path(path).exists())]
+
+
+def _below(folder: str, kept: frozenset[str]) -> list[str]:
+    return sorted(str(path) for path in Path(folder).iterdir() if path.name not in kept)

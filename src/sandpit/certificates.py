@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandpit import programs
+from sandpit.private import passable
 
 _DAYS = "3650"
 _SYSTEM_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -86,8 +87,8 @@ def _make(folder: Path, domain: str) -> None:
     """Make authority and certificate; the folder appears when it is complete."""
     making = folder.with_name(f".{domain}.new")
     shutil.rmtree(making, ignore_errors=True)
-    folder.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-    making.mkdir(mode=0o711)
+    for directory in (folder.parent, making):
+        passable(directory)
     names = f"DNS:{domain},DNS:*.{domain},DNS:localhost"
     _openssl(
         making, "req", "-x509", *_new_key("ca.key"), "-days", _DAYS, "-out", "ca.pem",

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from sandpit import programs
 from sandpit.build.layers import locked, sync_file_system
 from sandpit.build.wheels import install_locked, requirements_dir
+from sandpit.private import contents, private
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -68,7 +69,7 @@ def build_closure(dest: Path, *, cache: Path) -> Path:
     finished = dest.absolute() / closure_key()
     if finished.exists():
         return finished
-    dest.mkdir(parents=True, exist_ok=True)
+    private(dest)
     with locked(dest / ".lock"):
         for stale in dest.glob(".making.*"):  # of a build that was killed: the lock is ours
             shutil.rmtree(stale)
@@ -76,7 +77,8 @@ def build_closure(dest: Path, *, cache: Path) -> Path:
             return finished
         work = Path(tempfile.mkdtemp(prefix=".making.", dir=dest))
         try:
-            _fill(work, cache)
+            with contents():
+                _fill(work, cache)
             work.chmod(0o755)
             sync_file_system(work)
             work.rename(finished)

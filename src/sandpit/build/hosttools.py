@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sandpit import programs
 from sandpit.build.debian import KEYRING, DebianError, PackageCache, run
+from sandpit.private import private
 
 Progress = Callable[[str], None]
 
@@ -105,7 +106,7 @@ def provide_runsc(data_dir: Path, progress: Progress, works: Callable[[Path], bo
     target = data_dir.absolute() / "bin/runsc"
     if _intact(target):
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    private(target.parent)
     acceptable = works or (lambda _: True)
     installed = programs.find("runsc")
     if (

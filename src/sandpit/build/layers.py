@@ -126,7 +126,8 @@ class LayerStore:
         work, lock = self._claim(key)
         try:
             fs = work / "fs"
-            fs.mkdir(mode=0o755)
+            fs.mkdir()
+            fs.chmod(0o755)
             yield fs
             layer = Layer(key, self.root / key, parent, step, tree_bytes(fs), round(time.monotonic() - started, 3))
             (work / "layer.json").write_text(json.dumps({k: v for k, v in asdict(layer).items() if k != "path"}))

@@ -16,6 +16,7 @@ from sandpit import programs
 from sandpit.cli.errors import CliError
 from sandpit.cli.local import Process, address, control, find_process, load_settings, need_root, read_state
 from sandpit.places import log_file, state_file
+from sandpit.private import guarded
 
 if TYPE_CHECKING:
     from sandpit.settings import Settings
@@ -99,7 +100,7 @@ def _tell(what: str, state: dict[str, Any]) -> None:
 
 def _spawn(settings: Settings, environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], int]:
     """Start a server in a session of its own. Returns it, and where its part of the log begins."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
+    guarded(settings.data_dir)
     log = log_file(settings)
     if log.exists() and log.stat().st_size > _LOG_BYTES:
         log.replace(log.with_suffix(".log.1"))

@@ -148,7 +148,7 @@ class Launcher:
         directory = self._config.sandboxes_dir / container_id
         slot = await self._slots.take()
         try:
-            directory.mkdir(parents=True, mode=0o711)  # root of a user namespace must be able to pass
+            directory.mkdir(parents=True, mode=0o700)
             Record(container_id, source.image.build_id, runtime.name, slot.number).write(directory)
             plan = self._plan(source, container_id, directory, slot)
             process = await self._begin(runtime, plan, source.snapshot)
@@ -208,7 +208,7 @@ class Launcher:
         image = source.image
         limits = Limits(image.cpu_count, image.memory_mb, image.disk_mb, image.pids)
         bundle = directory / "bundle"
-        bundle.mkdir()
+        bundle.mkdir(mode=0o700)
         cgroup = self.cgroup(container_id).path
         layers, closure = source.layers, source.closure
         return Plan(container_id, bundle, layers, source.root, closure, slot, limits, cgroup, source.disk)

@@ -25,6 +25,7 @@ from sandpit.node.processes import ProcessId
 from sandpit.node.runtime import crun_config, crun_stage, disk_image
 from sandpit.node.runtime.base import Plan, RuntimeFailed, SnapshotUnsupported
 from sandpit.node.runtime.detached import run_detached
+from sandpit.private import passable, private
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +52,8 @@ class Crun:
 
     def prepare(self) -> None:
         """Make the directories that the driver needs."""
-        self._state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._stage.mkdir(exist_ok=True)
-        self._stage.chmod(0o711)  # root of every sandbox's user namespace passes
+        private(self._state_dir)
+        passable(self._stage)  # for root of every sandbox's user namespace
         for name, value in _WATCHES.items():
             _raise_host_limit(
                 Path("/proc/sys/fs/inotify", name.replace("inotify", "user")), value * _WATCHING_SANDBOXES
@@ -170,7 +170,7 @@ class Crun:
         base = crun_config.first_uid(plan.slot)
         disk, owned = plan.bundle / "disk", plan.bundle / crun_stage.OWNED
         for directory in (disk, owned):
-            directory.mkdir()
+            directory.mkdir(mode=0o700)
         image = plan.bundle / "disk.img"
         if plan.disk is None:
             await disk_image.make(image, plan.limits.disk_mb)
@@ -181,7 +181,7 @@ class Crun:
         mounts.bind_idmapped(disk, owned, base, read_only=False)
         for number, layer in enumerate(plan.layers):
             lower = plan.bundle / crun_stage.lower(number)
-            lower.mkdir()
+            lower.mkdir(mode=0o700)
             mounts.bind_idmapped(layer, lower, base)
 
     async def _run(self, plan: Plan, cgroup: Cgroup, arguments: list[str]) -> None:

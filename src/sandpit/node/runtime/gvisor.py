@@ -26,6 +26,7 @@ from sandpit.node.processes import ProcessId
 from sandpit.node.runtime import oci
 from sandpit.node.runtime.base import Plan, RuntimeFailed
 from sandpit.node.runtime.detached import run_detached
+from sandpit.private import private
 
 _GUEST_CAPABILITIES = (
     *oci.CAPABILITIES,
@@ -43,8 +44,12 @@ _GUEST_CAPABILITIES = (
 )
 _MOUNT_POINTS = ("proc", "sys", "dev", "tmp", ".disk", ".restore", ".sandpit")
 """What the template's root must have; runsc mounts a /tmp of its own where it finds none or an empty one."""
+_DISK = "disk"
+"""In the bundle: where runsc keeps the file that is behind the sandbox's disk."""
 _RESTORE = "restore"
 """In the bundle: where the snapshot is mounted that a boot takes its file system from."""
+_GUARDED = ["ro", "nosuid", "nodev"]
+"""What the gofer serves of the host. The mounts themselves say the same, see `mounts.bind`; that is what holds."""
 _SENTRY_MEMORY_MB = 128
 """Room for the sentry and the gofer in the sandbox's memory limit."""
 _MKFS_SECONDS = 900.0
@@ -91,13 +96,15 @@ class Gvisor:
         self._direct = direct
         self._releases_dir = releases_dir
         self._state_dir = state_dir
-        self._skeleton = state_dir.parent / "skeleton"
+        self._skeleton = state_dir.parent / "skeleton/root"
 
     def prepare(self) -> None:
         """Make the directories that the driver needs."""
-        self._state_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
-        for name in _MOUNT_POINTS:
-            (self._skeleton / name).mkdir(parents=True, exist_ok=True)
+        private(self._state_dir)
+        private(self._skeleton.parent)
+        for path in (self._skeleton, *(self._skeleton / name for name in _MOUNT_POINTS)):
+            path.mkdir(exist_ok=True)
+            path.chmod(0o755)  # of what is seen inside
         (self._skeleton / "tmp").chmod(0o1777)
 
     @cached_property
@@ -114,7 +121,7 @@ class Gvisor:
         kept = self._releases_dir / self._digest
         if kept.exists():
             return
-        self._releases_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+        private(self._releases_dir)
         partial = kept.with_suffix(".new")
         shutil.copy(self._binary, partial)
         partial.rename(kept)
@@ -143,7 +150,7 @@ class Gvisor:
         image = store / f"{key}.erofs"
         if image.exists():
             return image
-        store.mkdir(parents=True, exist_ok=True)
+        private(store)
         partial = store / f"{key}.{secrets.token_hex(4)}.new"  # two builds may need the same one at once
         with tempfile.TemporaryDirectory(dir=store) as scratch:
             merged = Path(scratch)
@@ -209,17 +216,19 @@ class Gvisor:
 
     async def forget(self, plan_bundle: Path, container_id: str) -> None:
         """See Runtime. `runsc delete` waits for seconds; what it would remove is removed here."""
-        mounts.unmount(plan_bundle / _RESTORE)
+        for name in (_RESTORE, _DISK):
+            mounts.unmount(plan_bundle / name)
         for path in (*self._state_dir.glob(f"{container_id}_sandbox*"), self._state_dir / f"runsc-{container_id}.sock"):
             path.unlink(missing_ok=True)
-        await asyncio.to_thread(shutil.rmtree, plan_bundle / "disk", ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, plan_bundle / _DISK, ignore_errors=True)
 
     def _write_bundle(self, plan: Plan) -> None:
-        disk = plan.bundle / "disk"
-        disk.mkdir(parents=True, exist_ok=True)
+        disk = plan.bundle / _DISK
+        disk.mkdir(parents=True, exist_ok=True, mode=0o700)
+        mounts.bind(disk, disk, read_only=False)
         if plan.disk is not None:
             restore = plan.bundle / _RESTORE
-            restore.mkdir()
+            restore.mkdir(mode=0o700)
             # "ro" in the configuration alone does not hold, see Closures.
             mounts.bind(plan.disk.parent, restore)
         (plan.bundle / "config.json").write_text(json.dumps(self.config(plan, disk)))
@@ -227,7 +236,12 @@ class Gvisor:
     def config(self, plan: Plan, disk: Path) -> dict[str, Any]:
         """The OCI configuration."""
         size = f"size={plan.limits.disk_mb}m"
-        restore = {"destination": "/.restore", "type": "bind", "source": str(plan.bundle / _RESTORE), "options": ["ro"]}
+        restore = {
+            "destination": "/.restore",
+            "type": "bind",
+            "source": str(plan.bundle / _RESTORE),
+            "options": _GUARDED,
+        }
         hint = "dev.gvisor.spec.mount.disk"
         return {
             "ociVersion": "1.0.0",
@@ -245,7 +259,7 @@ class Gvisor:
             "mounts": [
                 {"destination": "/proc", "type": "proc", "source": "proc"},
                 {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]},
-                {"destination": "/.sandpit", "type": "bind", "source": str(plan.closure), "options": ["ro"]},
+                {"destination": "/.sandpit", "type": "bind", "source": str(plan.closure), "options": _GUARDED},
                 {"destination": "/.disk", "type": "bind", "source": str(disk), "options": ["rw", size]},
                 *([restore] if plan.disk is not None else []),
             ],

@@ -88,6 +88,7 @@ class Builder:
         for directory in (self._config.build_dir, self._config.build_dir / "tmp"):
             passable(directory)  # for skopeo's user
         self._store.drop_unsettled()
+        self._store.drop_devices()
 
     async def build(self, spec: BuildSpec, files: BuildFiles, report: BuildReport) -> Image:
         """See Node.build."""

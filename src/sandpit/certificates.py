@@ -16,6 +16,9 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from sandpit import programs
+from sandpit.private import passable
+
 _DAYS = "3650"
 _SYSTEM_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 _OURS = "# Sandpit\n"
@@ -84,8 +87,8 @@ def _make(folder: Path, domain: str) -> None:
     """Make authority and certificate; the folder appears when it is complete."""
     making = folder.with_name(f".{domain}.new")
     shutil.rmtree(making, ignore_errors=True)
-    folder.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-    making.mkdir(mode=0o711)
+    for directory in (folder.parent, making):
+        passable(directory)
     names = f"DNS:{domain},DNS:*.{domain},DNS:localhost"
     _openssl(
         making, "req", "-x509", *_new_key("ca.key"), "-days", _DAYS, "-out", "ca.pem",
@@ -116,7 +119,7 @@ def _new_key(name: str) -> list[str]:
 
 def _openssl(folder: Path, *arguments: str) -> None:
     umask = ("sh", "-c", 'umask 077 && exec "$@"', "sh")
-    subprocess.run([*umask, "openssl", *arguments], cwd=folder, check=True, capture_output=True, text=True, timeout=60)
+    programs.call(*umask, "openssl", *arguments, cwd=folder, check=True, timeout=60)
 
 
 def _write_bundle(folder: Path) -> None:

@@ -34,6 +34,7 @@ from sandpit.edge import Edge, Limits
 from sandpit.edge.peers import Peers
 from sandpit.node.assemble import local_node
 from sandpit.places import control_socket, lock_file, state_file, write_private
+from sandpit.private import guarded
 from sandpit.settings import Settings
 from sandpit.tls import tls_of, usable_hosts
 
@@ -172,8 +173,8 @@ class Server:
 
 def _own(settings: Settings, stack: AsyncExitStack) -> None:
     """Hold the run directory for this process's life. Raises: AlreadyRunning."""
-    settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
+    for directory in (settings.run_dir, settings.data_dir):
+        guarded(directory)
     lock = stack.enter_context(lock_file(settings).open("w"))
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,7 +14,9 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from sandpit import programs
 from sandpit.build.debian import KEYRING, DebianError, PackageCache, run
+from sandpit.private import private
 
 Progress = Callable[[str], None]
 
@@ -50,7 +52,6 @@ _RUNSC_RELEASE = "trixie"
 """bookworm's gVisor has no systrap platform, sid's panics because of its Go version."""
 _RUNSC_OLDEST = 20230601
 """Date of a release: the systrap platform is usable from here on."""
-_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class HostError(Exception):
@@ -59,15 +60,14 @@ class HostError(Exception):
 
 def missing_packages() -> list[str]:
     """Debian packages whose programs or files are not on this machine."""
-    path = f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}"
-    missing = [package for program, package in _PACKAGES.items() if shutil.which(program, path=path) is None]
+    missing = [package for program, package in _PACKAGES.items() if programs.find(program) is None]
     return missing + [package for file, package in _FILES.items() if not file.exists()]
 
 
 def useful_packages() -> list[str]:
     """Debian packages that are not needed and make things easier."""
     try:
-        done = subprocess.run(["getent", "ahosts", _LOCAL_NAME], capture_output=True, check=False, timeout=10)
+        done = programs.call("getent", "ahosts", _LOCAL_NAME, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [] if done.returncode == 0 else [_LOCAL_NAMES]
@@ -106,9 +106,9 @@ def provide_runsc(data_dir: Path, progress: Progress, works: Callable[[Path], bo
     target = data_dir.absolute() / "bin/runsc"
     if _intact(target):
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    private(target.parent)
     acceptable = works or (lambda _: True)
-    installed = shutil.which("runsc", path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}")
+    installed = programs.find("runsc")
     if (
         installed
         and "release-" in (runsc_version(Path(installed)) or "")
@@ -140,7 +140,7 @@ def provide_runsc(data_dir: Path, progress: Progress, works: Callable[[Path], bo
 def runsc_version(binary: Path) -> str | None:
     """What `runsc --version` says in its first line, None if it does not run."""
     try:
-        done = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False, timeout=10)
+        done = programs.call(str(binary), "--version", timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.partition("\n")[0] if done.returncode == 0 else None

@@ -8,6 +8,7 @@ import sys
 
 from sandpit.cli.errors import CliError
 from sandpit.cli.local import load_settings, need_root
+from sandpit.private import hide
 
 _LEVELS = ("debug", "info", "warning", "error")
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -19,6 +20,7 @@ def run(log_level: str) -> None:
         raise CliError(f"{log_level!r} is no log level", f"take one of {', '.join(_LEVELS)}", status=2)
     settings = load_settings()
     need_root("the server")
+    hide()
     logging.basicConfig(level=log_level.upper(), format=_FORMAT, stream=sys.stderr)
     for chatty in ("alembic.runtime", "httpx", "httpcore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

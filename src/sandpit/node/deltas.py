@@ -32,7 +32,7 @@ def delta(layers: Sequence[Path], store: Path) -> Path:
     if folder.exists():
         return folder / DISK
     partial = store / f"{folder.name}.{secrets.token_hex(4)}.new"
-    partial.mkdir(parents=True, mode=0o711)
+    partial.mkdir(parents=True, mode=0o700)
     with (
         (partial / DISK).open("wb") as stream,
         tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as tar,

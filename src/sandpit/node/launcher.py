@@ -168,7 +168,7 @@ class Launcher:
         directory = self._config.sandboxes_dir / container_id
         slot = await self._slots.take()
         try:
-            directory.mkdir(parents=True, mode=0o711)  # root of a user namespace must be able to pass
+            directory.mkdir(parents=True, mode=0o700)
             Record(container_id, source.image.build_id, runtime.name, slot.number).write(directory)
             secret = ControlSecret.new() if source.snapshot is None else ControlSecret(source.secret)
             plan = self._plan(source, container_id, directory, slot, printed, secret)
@@ -238,7 +238,7 @@ class Launcher:
         image = source.image
         limits = Limits(image.cpu_count, image.memory_mb, image.disk_mb, image.pids)
         bundle = directory / "bundle"
-        bundle.mkdir()
+        bundle.mkdir(mode=0o700)
         cgroup = self.cgroup(container_id).path
         layers, closure, handover = source.layers, source.closure, secret.handover()
         return Plan(

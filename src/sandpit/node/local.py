@@ -46,6 +46,7 @@ from sandpit.node.starting import START_BYTES, Starter
 from sandpit.node.tails import Tails
 from sandpit.node.tasks import Tasks
 from sandpit.node.templates import Templates
+from sandpit.private import guarded, private
 
 log = logging.getLogger(__name__)
 
@@ -149,8 +150,10 @@ class LocalNode:
 
     async def _take_over(self) -> Sequence[RunningSandbox]:
         """Prepare everything else, and find what an earlier process left."""
+        for directory in (self._config.data_dir, self._config.run_dir):
+            guarded(directory)
         for directory in (self._config.sandboxes_dir, self._config.snapshots_dir, self._config.roots_dir):
-            directory.mkdir(parents=True, exist_ok=True, mode=0o711)
+            private(directory)
         await self._snapshotter.prepare()
         self._builder.prepare()
         await self._firewall.install(await self._dns.start())

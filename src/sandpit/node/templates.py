@@ -204,7 +204,7 @@ class Templates:
         staging = snapshot.with_name(f"{snapshot.name}.new")
         # Snapshots of the same build for another runtime, closure or processor: nobody restores them any more.
         await asyncio.to_thread(shutil.rmtree, snapshot.parent, ignore_errors=True)
-        staging.mkdir(parents=True)
+        staging.mkdir(parents=True, mode=0o700)
         sandbox = await self._launcher.launch(cold)
         try:
             await self.start_up(sandbox, report)

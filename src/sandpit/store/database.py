@@ -112,7 +112,7 @@ def migrate(connection: Connection, revision: str = "head") -> None:
 
 def _private_file(path: Path) -> None:
     # The records hold the agents' tokens: only the server's user may read them.
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
     path.touch(mode=0o600, exist_ok=True)
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 
+from sandpit import programs
 from sandpit.node.boundedlog import BoundedLog
 from sandpit.node.runtime.base import RuntimeFailed
 
@@ -20,8 +21,8 @@ async def run_detached(argv: Sequence[str], what: str, log: BoundedLog, timeout:
     """
     given = _pipe_with(stdin) if stdin else subprocess.DEVNULL
     try:
-        process = await asyncio.create_subprocess_exec(
-            *argv, stdin=given, stdout=log.descriptor, stderr=log.descriptor, start_new_session=True
+        process = await programs.start(
+            *argv, stdin=given, stdout=log.descriptor, stderr=log.descriptor, new_session=True
         )
     finally:
         if stdin:

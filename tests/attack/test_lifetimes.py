@@ -23,7 +23,7 @@ from sandpit.guest.agent.signature import sign
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-FILL = "head -c 300M /dev/urandom > /root/fill"
+FILL = "head -c 200M /dev/urandom > /root/fill"
 _HOLD = """cat > /root/hold.py << 'END'
 import ctypes, time
 libc = ctypes.CDLL(None, use_errno=True)
@@ -129,7 +129,7 @@ def test_a_kill_does_not_wait_for_a_resume(server: Live, box: FrontBox) -> None:
         resuming = pool.submit(post, server, f"/sandboxes/{box.id}/resume", {"timeout": 60})
         time.sleep(0.05)
         assert server.api.delete(f"/sandboxes/{box.id}").status_code == 204
-        assert resuming.result().status_code in (201, 404)
+        assert resuming.result().status_code in (201, 404, 409)  # 409: the kill was first
     nothing_is_left(server, [box.id], [])
     directories = server.data_dir / "sandboxes"
     wait_for(lambda: not any(box.id in path.read_text() for path in directories.glob("*/record.json")))
@@ -145,14 +145,14 @@ def test_resumes_at_once_do_not_pass_the_limit(server: Live) -> None:
     headers = {"X-API-KEY": key}
     with httpx.Client(base_url=server.api_url, headers=headers, trust_env=False, timeout=120) as api:
         ids = []
-        for _ in range(6):
+        for _ in range(4):
             made = api.post("/v2/sandboxes", json={"templateID": "base", "timeout": 300})
             assert made.status_code == 201, made.text
             ids.append(made.json()["sandboxID"])
             assert api.post(f"/sandboxes/{ids[-1]}/pause", json={}).status_code == 204
-        with ThreadPoolExecutor(6) as pool:
+        with ThreadPoolExecutor(4) as pool:
             answers = list(pool.map(lambda it: api.post(f"/sandboxes/{it}/connect", json={"timeout": 300}), ids))
-        assert sorted(answer.status_code for answer in answers) == [201] * 2 + [429] * 4
+        assert sorted(answer.status_code for answer in answers) == [201] * 2 + [429] * 2
         assert len(api.get("/sandboxes").json()) == 2
         for sandbox_id in ids:
             assert api.delete(f"/sandboxes/{sandbox_id}").status_code == 204
@@ -200,10 +200,10 @@ def test_deadlines_and_stops(own: Live) -> None:
     runtime = own.settings["SANDPIT_RUNTIME"]
     short = [FrontBox.create(own, timeout=6) for _ in range(4)]
     held, saved = FrontBox.create(own), FrontBox.create(own)
-    saved.sh(FILL)
-    silence(held, runtime)
     own.kill()
     own.start()
+    saved.sh(FILL)
+    silence(held, runtime)
     wait_for(lambda: all(own.api.get(f"/sandboxes/{box.id}").status_code == 404 for box in short))
     status = json.loads(own.cli("status", "--json").stdout)
     assert (status["sandboxes"]["overdue"], status["overdue"]) == (0, [])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -19,6 +20,7 @@ from tests.live import Live
 from tests.machines import RUNTIMES, wait_for
 
 from sandpit.guest.agent.signature import sign
+from sandpit.server import GAVE_UP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -223,6 +225,25 @@ def test_deadlines_and_stops(own: Live) -> None:
         own.stop()
     assert own.process.returncode == 0, own.words()
     assert not any(alive(pid) for pid in pids)
+
+
+def test_a_stop_ends_in_time_whatever_it_waits_for(built_images: None) -> None:
+    """By force at last: with the sandboxes' processes, and the next server closes the records."""
+    program = (str(Path(__file__).with_name("hanging_server.py")),)
+    live = Live({"SANDPIT_RUNTIME": "crun", "SANDPIT_POOL__SIZE": "0"}, program)
+    leaks.kept.add(live.name)
+    live.start()
+    box = FrontBox.create(live)
+    pid = record(box)["pid"]
+    live.stop()
+    assert live.process.returncode == GAVE_UP, live.words()
+    wait_for(lambda: not alive(pid))
+    live.program = ("-m", "sandpit.cli")
+    live.start()
+    assert live.api.get(f"/sandboxes/{box.id}").status_code == 404
+    live.stop()
+    assert live.process.returncode == 0, live.words()
+    live.remove()
 
 
 def _ignored(live: Live, path: str) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -19,11 +20,12 @@ from tests.live import Live
 from tests.machines import RUNTIMES, wait_for
 
 from sandpit.guest.agent.signature import sign
+from sandpit.server import GAVE_UP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-FILL = "head -c 300M /dev/urandom > /root/fill"
+FILL = "head -c 200M /dev/urandom > /root/fill"
 _HOLD = """cat > /root/hold.py << 'END'
 import ctypes, time
 libc = ctypes.CDLL(None, use_errno=True)
@@ -129,7 +131,7 @@ def test_a_kill_does_not_wait_for_a_resume(server: Live, box: FrontBox) -> None:
         resuming = pool.submit(post, server, f"/sandboxes/{box.id}/resume", {"timeout": 60})
         time.sleep(0.05)
         assert server.api.delete(f"/sandboxes/{box.id}").status_code == 204
-        assert resuming.result().status_code in (201, 404)
+        assert resuming.result().status_code in (201, 404, 409)  # 409: the kill was first
     nothing_is_left(server, [box.id], [])
     directories = server.data_dir / "sandboxes"
     wait_for(lambda: not any(box.id in path.read_text() for path in directories.glob("*/record.json")))
@@ -145,14 +147,14 @@ def test_resumes_at_once_do_not_pass_the_limit(server: Live) -> None:
     headers = {"X-API-KEY": key}
     with httpx.Client(base_url=server.api_url, headers=headers, trust_env=False, timeout=120) as api:
         ids = []
-        for _ in range(6):
+        for _ in range(4):
             made = api.post("/v2/sandboxes", json={"templateID": "base", "timeout": 300})
             assert made.status_code == 201, made.text
             ids.append(made.json()["sandboxID"])
             assert api.post(f"/sandboxes/{ids[-1]}/pause", json={}).status_code == 204
-        with ThreadPoolExecutor(6) as pool:
+        with ThreadPoolExecutor(4) as pool:
             answers = list(pool.map(lambda it: api.post(f"/sandboxes/{it}/connect", json={"timeout": 300}), ids))
-        assert sorted(answer.status_code for answer in answers) == [201] * 2 + [429] * 4
+        assert sorted(answer.status_code for answer in answers) == [201] * 2 + [429] * 2
         assert len(api.get("/sandboxes").json()) == 2
         for sandbox_id in ids:
             assert api.delete(f"/sandboxes/{sandbox_id}").status_code == 204
@@ -200,10 +202,10 @@ def test_deadlines_and_stops(own: Live) -> None:
     runtime = own.settings["SANDPIT_RUNTIME"]
     short = [FrontBox.create(own, timeout=6) for _ in range(4)]
     held, saved = FrontBox.create(own), FrontBox.create(own)
-    saved.sh(FILL)
-    silence(held, runtime)
     own.kill()
     own.start()
+    saved.sh(FILL)
+    silence(held, runtime)
     wait_for(lambda: all(own.api.get(f"/sandboxes/{box.id}").status_code == 404 for box in short))
     status = json.loads(own.cli("status", "--json").stdout)
     assert (status["sandboxes"]["overdue"], status["overdue"]) == (0, [])
@@ -223,6 +225,25 @@ def test_deadlines_and_stops(own: Live) -> None:
         own.stop()
     assert own.process.returncode == 0, own.words()
     assert not any(alive(pid) for pid in pids)
+
+
+def test_a_stop_ends_in_time_whatever_it_waits_for(built_images: None) -> None:
+    """By force at last: with the sandboxes' processes, and the next server closes the records."""
+    program = (str(Path(__file__).with_name("hanging_server.py")),)
+    live = Live({"SANDPIT_RUNTIME": "crun", "SANDPIT_POOL__SIZE": "0"}, program)
+    leaks.kept.add(live.name)
+    live.start()
+    box = FrontBox.create(live)
+    pid = record(box)["pid"]
+    live.stop()
+    assert live.process.returncode == GAVE_UP, live.words()
+    wait_for(lambda: not alive(pid))
+    live.program = ("-m", "sandpit.cli")
+    live.start()
+    assert live.api.get(f"/sandboxes/{box.id}").status_code == 404
+    live.stop()
+    assert live.process.returncode == 0, live.words()
+    live.remove()
 
 
 def _ignored(live: Live, path: str) -> None:

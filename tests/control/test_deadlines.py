@@ -243,7 +243,7 @@ async def test_a_row_that_no_sandbox_has(control: ControlPlane, who: Identity) -
     assert live.sandbox_id not in control._core.node.machine  # type: ignore[attr-defined]
 
 
-async def test_a_sandbox_that_nobody_was_told_of(
+async def test_a_sandbox_that_belongs_to_nobody(
     control: ControlPlane, node: MemoryNode, who: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A create and a resume that could not be written down, and whose sandbox could not be killed at once."""

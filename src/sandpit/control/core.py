@@ -81,7 +81,7 @@ class Core:
             self._timing_out.discard(live.sandbox_id)
 
     async def discard(self, sandbox_id: str) -> None:
-        """Kill a sandbox on the node that nobody has been told of; what fails is tried again."""
+        """Kill a sandbox on the node that belongs to nobody; what fails is tried again."""
         self.unwanted.add(sandbox_id)
         try:
             await self.node.kill(sandbox_id)

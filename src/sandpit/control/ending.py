@@ -37,13 +37,16 @@ class Ending:
     async def end(self, live: Live, reason: str, *, on_node: bool = True, only_when_due: bool = False) -> bool:
         """End a sandbox and close its records; False when somebody else had done it, or it is not due.
 
-        With `only_when_due` a change that is under way is waited for: it may move the deadline.
+        Two ends wait for a change that is under way: with `only_when_due`, since it may move the deadline; and that of one that ended on
+        its own (without `on_node`), since a pause may have kept it before.
         Raises: SandboxFailedError, SQLAlchemyError; it is tried again then, without its caller.
         """
-        if only_when_due:
+        if only_when_due or not on_node:
             async with live.lock:
-                if live.state == "paused" or (live.state == "running" and not self._core.is_due(live)):
-                    return False  # paused or extended while the timer fired
+                if live.state == "paused":
+                    return False
+                if only_when_due and live.state == "running" and not self._core.is_due(live):
+                    return False
                 self._begin(live, reason)
         async with live.ending:
             if live.state == "ended":

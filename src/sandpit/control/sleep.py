@@ -145,6 +145,8 @@ class SleepService:
             return
         if live.lock.locked() or target.state != "asleep":
             async with live.lock:
+                pass
+            if target.state != "asleep" or live.state != "paused":
                 return  # who may resume a sandbox that fell asleep just now is the edge's to say
         seconds = max(live.timeout_s, LEAST_WAKE_SECONDS)
         try:

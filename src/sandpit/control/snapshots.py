@@ -126,11 +126,11 @@ class SnapshotService:
                 self._core.check_running(live)
                 # Under the lock, as pauses do: in another order two could wait for each other.
                 share = await stack.enter_async_context(self._quota.reserve(live, memory=memory))
-                info = await self._save(live, snapshot_id, memory=memory)
+                info = await self._hold_and_save(live, snapshot_id, memory=memory)
             share.settle(info.size)
             yield info
 
-    async def _save(self, live: Live, snapshot_id: str, *, memory: bool) -> SnapshotInfo:
+    async def _hold_and_save(self, live: Live, snapshot_id: str, *, memory: bool) -> SnapshotInfo:
         await self._core.announce_snapshot(live)
         self._core.directory.hold(live.sandbox_id)
         try:

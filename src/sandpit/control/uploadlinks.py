@@ -33,7 +33,7 @@ class UploadLinks:
     def __init__(self) -> None:
         self._secret = secrets.token_bytes(32)
 
-    def make(self, team_id: str, files_hash: str, credential_id: str | None) -> str:
+    def make(self, team_id: str, files_hash: str, credential_id: str | None = None) -> str:
         """The last part of a link. It is worth as much as the key or token with which it was asked for."""
         content = f"{team_id}:{files_hash}:{int(_now()) + SECONDS}:{credential_id or ''}"
         return base64.urlsafe_b64encode(content.encode()).decode().rstrip("=") + "." + self._sign(content)

@@ -179,7 +179,7 @@ class Snapshotter:
         sandbox = await self.restore(manifest, answers=manifest.responsive)
         try:
             limit = (sandbox.image.disk_mb << 20) * _TAR_OVERHEAD
-            if manifest.responsive:
+            if manifest.responsive and manifest.secret:
                 await sandbox.agent.save_disk(disk, stop_processes=True, limit=limit)
             else:
                 await self._its_release(manifest).export_disk(sandbox.container_id, disk, limit)

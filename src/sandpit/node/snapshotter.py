@@ -218,7 +218,7 @@ class Snapshotter:
         sandbox = await self.restore(manifest, answers=manifest.responsive, begun=begun)
         try:
             limit = (sandbox.image.disk_mb << 20) * _TAR_OVERHEAD
-            if manifest.responsive:
+            if manifest.responsive and manifest.secret:
                 with self._space.claimed(disk.parent, 0, "the file system of a snapshot") as claim:
                     await sandbox.agent.save_disk(disk, stop_processes=True, limit=limit, claim=claim.write)
             else:

@@ -74,14 +74,14 @@ def test_root_stops_the_agent(server: Live, create: Callable[..., FrontBox], run
 
 
 def test_a_ready_command_that_prints_without_end(server: Live, runtime: str) -> None:
-    """100 MB of it are passed over; what the build says has the end of them."""
+    """40 MB of it are passed over; what the build says has the end of them."""
     made = server.api.post("/v3/templates", json={"name": f"loud-{runtime}"}).json()
     build = f"/templates/{made['templateID']}/builds/{made['buildID']}"
-    ready = "head -c 100000000 /dev/zero | tr '\\0' x"
+    ready = "head -c 40000000 /dev/zero | tr '\\0' x"
     before = reset(server)
     body = {"fromTemplate": "base", "steps": [], "force": True, "readyCmd": ready}
     assert server.api.post(f"/v2{build}", json=body).status_code == 202
     wait_for(lambda: server.api.get(f"{build}/status").json()["status"] in ("ready", "error"), seconds=100)
     assert server.api.get(f"{build}/status").json()["status"] == "ready"
-    assert peak(server) - before < 48 * MIB
+    assert peak(server) - before < 32 * MIB
     assert server.api.delete(f"/templates/{made['templateID']}").status_code == 204

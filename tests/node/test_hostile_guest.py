@@ -8,15 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.machines import Box, wait_for
+from tests.machines import RUNTIMES, Box, Machine, wait_for
+from tests.node.conftest import base
 
 from sandpit.node.agent import AgentUnavailable
 from sandpit.node.contract import AgentUnresponsive, NodeError, SandboxSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from tests.machines import Machine
 
 _names = itertools.count(1)
 HOLD = r"""
@@ -97,3 +96,22 @@ def test_restored_guests_that_do_not_answer_keep_nobody_from_starting(
         for one in held:
             with pytest.raises(NodeError, match="did not answer"):
                 one.result(50)
+
+
+def test_a_node_ends_while_agents_are_held(built_images: None) -> None:
+    """Those of sandboxes that are being announced a snapshot, too; and the next node takes them over as they are."""
+    machine = Machine.make([base(runtime) for runtime in RUNTIMES])
+    machine.start()
+    try:
+        boxes = [machine.create(f"base-{runtime}") for runtime in RUNTIMES]
+        for box in boxes:
+            hold(machine, box)
+        machine.stop(kill_sandboxes=False)
+        assert {one.sandbox_id for one in machine.start()} == {box.id for box in boxes}
+        with ThreadPoolExecutor(len(boxes)) as pool:
+            announced = [pool.submit(machine.wait, machine.node.announce_snapshot(box.id)) for box in boxes]
+            machine.stop()
+            assert all(isinstance(one.exception(30), NodeError) for one in announced)
+    finally:
+        machine.stop()
+        machine.remove()

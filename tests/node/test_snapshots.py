@@ -91,7 +91,8 @@ def test_processes_go_on_where_they_were(box: Box, kept: Kept, runtime: str) -> 
         "cat > /tmp/count.py <<'END'\nimport os, tempfile, time\n"
         "gone = tempfile.TemporaryFile()\nn = 0\nwhile True:\n    n += 1\n"
         "    gone.seek(0); gone.write(b'%d' % n); gone.flush(); gone.seek(0)\n"
-        "    open('/tmp/count', 'w').write(f'{os.getpid()} {n} {gone.read().decode()}')\n    time.sleep(0.05)\nEND\n"
+        "    open('/tmp/count.new', 'w').write(f'{os.getpid()} {n} {gone.read().decode()}')\n"
+        "    os.rename('/tmp/count.new', '/tmp/count')\n    time.sleep(0.05)\nEND\n"
         "(setsid python3 /tmp/count.py > /dev/null 2>&1 &) ; until [ -s /tmp/count ]; do sleep 0.1; done"
     )
     files = changed(box)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from edge_support import OK, SANDBOX, MemoryDirectory, Raw, answering, edge_for, raw, request, serving
 
-from sandpit.edge import Edge, Limits
+from sandpit.edge import Edge, Limits, server
 from sandpit.edge.limits import PIECE_BYTES
 from sandpit.edge.peers import Peers
 
@@ -186,6 +186,33 @@ async def test_a_client_that_takes_nothing_is_ended(directory: MemoryDirectory) 
             await asyncio.sleep(0.05)
         while edge._clients or edge._exchanges:
             await asyncio.sleep(0.05)
+
+
+async def test_stalled_clients_of_one_address_are_few(
+    directory: MemoryDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The longest go; other addresses are not asked."""
+    directory.add()
+    monkeypatch.setattr(server, "STALL_GRACE", 0.1)
+
+    async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + bytes(16 << 20))
+        await writer.drain()
+
+    async with (
+        edge_for(directory, limits=Limits(client_stalled=2, head_time=0.8)) as edge,
+        serving(pour) as port,
+        AsyncExitStack() as held,
+    ):
+        for address in (FIRST, FIRST, FIRST, FIRST, SECOND):
+            client = await held.enter_async_context(connected(edge, address, request(port)))
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await asyncio.sleep(0.3)
+        while len(edge._clients) > 3:
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(0.5)
+        assert sorted(client.peer for client in edge._clients) == [FIRST.encode(), FIRST.encode(), SECOND.encode()]
 
 
 async def test_idle_connections_to_one_sandbox_are_bounded(directory: MemoryDirectory) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, cast
 
 from .body import BodyError
 from .exchange import Exchange
-from .limits import PIECE_BYTES
 from .refusals import Refusal, render
 from .routing import route
 from .wire import WireError, find_head_end, parse_request
@@ -22,11 +21,7 @@ _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER on, zero seconds: closing then sends RST, which nobody takes for the end of a body."""
 
 
-_PIECE = memoryview(bytearray(PIECE_BYTES))
-"""Where the event loop puts what it reads; it is copied from there before the next read, of whatever connection."""
-
-
-class Client(asyncio.BufferedProtocol):
+class Client(asyncio.Protocol):
     """One accepted connection. `deadline` (event loop time) is when it is too slow."""
 
     transport: asyncio.Transport
@@ -69,13 +64,9 @@ class Client(asyncio.BufferedProtocol):
         """End at once: another client needs the place."""
         self.transport.abort()
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return _PIECE
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def data_received(self, data: bytes) -> None:
         if self._ending:
             return
-        data = bytes(_PIECE[:nbytes])
         exchange = self._exchange
         if exchange is not None and not self._buffer and exchange.accepting:
             self._send_on(exchange, data)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .peers import Network
 
-PIECE_BYTES = 64 * 1024
-"""The most that is read from a connection at a time."""
+PIECE_BYTES = 256 * 1024
+"""The most that is read from a connection at a time (uvloop: 256,000 bytes)."""
+STALL_GRACE = 10.0
+"""A client that has taken nothing of what waits for it for so many seconds counts as stalled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,14 @@ class Limits:
     """Of one client address."""
     buffer_bytes: int = 64 * 1024
     """Per connection and direction: the sender is stopped while more waits to be written. One piece more may have been read."""
-    unsent_bytes: int = 128 * 1024
+    unsent_bytes: int = 256 * 1024
     """Per connection and direction: what the kernel may hold beside that and has not sent (tcp(7), TCP_NOTSENT_LOWAT)."""
     stall_time: float = 600.0
     """How long a client may take none of an answer that waits for it."""
+    stalled: int = 1_000
+    """Stalled connections; the longest are ended beyond that."""
+    client_stalled: int = 128
+    """Of one client address."""
     dial_time: float = 2.0
     """For a direct connection to a sandbox's port, and again for the relay's answer."""
     pool_time: float = 1.5

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from .client import Client
-from .limits import Limits
+from .limits import STALL_GRACE, Limits
 from .peers import Peers
 from .refusals import Refusal
 from .tls import TlsListener
@@ -186,6 +186,21 @@ class Edge:
             exchange.cut()
         self.pool.drop(sandbox_id)
 
+    def _stalled_too_long(self, now: float) -> list[Client]:
+        """Clients whose answers take memory for nothing: for too long, or too many of one address or in all."""
+        limits, of_group = self.limits, Counter[str]()
+        stalled = [client for client in self._clients if client.stalled <= now - min(STALL_GRACE, limits.stall_time)]
+        stalled.sort(key=lambda client: client.stalled, reverse=True)
+        found = []
+        for number, client in enumerate(stalled):
+            address = client.peer.decode()
+            group = self._peers.group_of(address)
+            of_group[group] += 1
+            too_many = of_group[group] > limits.client_stalled and not self._peers.is_proxy(address)
+            if too_many or number >= limits.stalled or client.stalled <= now - limits.stall_time:
+                found.append(client)
+        return found
+
     async def _sweep(self) -> None:
         """End what is too slow. One pass over all connections is cheaper than a timer for every request."""
         period = min(1.0, self.limits.head_time / 4, self.limits.idle_time / 4, self.limits.pool_time / 4)
@@ -194,8 +209,7 @@ class Edge:
             now = self.loop.time()
             for client in [client for client in self._clients if client.deadline <= now]:
                 client.expire()
-            too_long = now - self.limits.stall_time
-            for client in [client for client in self._clients if client.stalled <= too_long]:
+            for client in self._stalled_too_long(now):
                 client.reset()
             self.pool.expire(now)
 

@@ -9,7 +9,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from .directory import RELAY_PORT
-from .limits import PIECE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,11 +45,7 @@ class User(Protocol):
         """`Upstream.congested` changed."""
 
 
-_PIECE = memoryview(bytearray(PIECE_BYTES))
-"""Where the event loop puts what it reads; it is copied from there before the next read, of whatever connection."""
-
-
-class Upstream(asyncio.BufferedProtocol):
+class Upstream(asyncio.Protocol):
     """One connection to a server."""
 
     transport: asyncio.Transport
@@ -76,11 +71,7 @@ class Upstream(asyncio.BufferedProtocol):
         self.transport = transport
         transport.set_write_buffer_limits(high=self._limits.buffer_bytes)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return _PIECE
-
-    def buffer_updated(self, nbytes: int) -> None:
-        data = bytes(_PIECE[:nbytes])
+    def data_received(self, data: bytes) -> None:
         if self.user is not None:
             self.user.upstream_data(data)
         elif self._greeting is not None and not self._greeting.done():

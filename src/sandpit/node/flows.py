@@ -66,6 +66,13 @@ def bounds(most: int) -> Rules:
     )
 
 
+def example() -> str:
+    """A table with all of these rules, for a test whether this kernel takes them."""
+    made = bounds(1000)
+    chains = f"  chain forwarded {{\n{made.forwarded}  }}\n  chain names {{\n{made.names}  }}\n"
+    return f"table ip check {{\n{made.objects}  chain refuse {{ }}\n{chains}}}\n"
+
+
 async def widen_table() -> None:
     """Have the host's table take TABLE_SIZE entries, so that some sandboxes at their limits leave room for the host. Raises: NodeError."""
     if _TABLE.exists() and int(_TABLE.read_text()) < TABLE_SIZE:

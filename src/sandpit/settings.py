@@ -89,6 +89,17 @@ class Pool(BaseModel):
     """Memory in MiB that all waiting sandboxes may hold together."""
 
 
+class Log(BaseModel):
+    """The server's own log, when it runs in the background."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file_mb: int = Field(default=10, ge=1)
+    """Size in MiB at which a new file is begun."""
+    files: int = Field(default=5, ge=2)
+    """Files that are kept, the one that is written to among them."""
+
+
 class Retention(BaseModel):
     """How long records are kept, in seconds, and how many log lines."""
 
@@ -139,6 +150,7 @@ class Settings(BaseSettings):
     pool: Pool = Pool()
     build: Build = Build()
     retention: Retention = Retention()
+    log: Log = Log()
     pass_host_ca: bool = False
     """Give the host's CA certificates and proxy settings to the sandboxes, and to template builds, which are sandboxes too."""
     database_url: str | None = None

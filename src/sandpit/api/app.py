@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from sandpit import logs
 from sandpit.api import builds, missing, sandboxes, teams, templates
 from sandpit.api.http import (
     ApiRoute,
@@ -96,6 +97,7 @@ def _grouped(routes: Sequence[ApiRoute], control: ControlPlane) -> list[Route]:
 def _endpoint(methods: dict[str, ApiRoute], control: ControlPlane) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         identity = await authenticate(request, control)
+        logs.tenant.set(identity.team_id)  # what goes wrong from here on is logged on this team's account
         identity.check_may_act()
         check_query(request)
         route = methods["GET" if request.method == "HEAD" else request.method]

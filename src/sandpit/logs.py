@@ -1,8 +1,8 @@
 """The server's log: one line a record, a share for each tenant, files that rotate (docs/logs.md).
 
-What is logged holds texts of requests and guests. So control characters and line breaks are escaped, and a line has a greatest length: nobody
-forges a line, or moves the cursor of a terminal. What is logged on behalf of a tenant comes out of that tenant's allowance: the rest is left out
-and counted.
+What is logged holds texts of requests and guests. So control characters and line breaks are escaped, and a line has a greatest length:
+nobody forges a line, or moves the cursor of a terminal. What is logged on behalf of a tenant comes out of that tenant's allowance; the
+rest is left out and counted.
 """
 
 from __future__ import annotations

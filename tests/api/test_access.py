@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -15,7 +16,7 @@ from sandpit.control.app import ControlPlane
 from sandpit.store.models import Team
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     import httpx
 
@@ -245,9 +246,69 @@ async def test_banned_and_blocked_teams(settings: Settings) -> None:
             assert (response.status_code, response.json()["message"]) == (403, "team is banned")
 
 
-async def test_without_authentication(settings: Settings) -> None:
+@asynccontextmanager
+async def open_server(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A server that asks for no key, as programs of this machine call it."""
     settings = settings.model_copy(update={"authentication": False})
     async with ControlPlane(settings, MemoryNode()) as control, api_client(control, None) as anybody:
+        anybody.base_url = "http://127.0.0.1:3000"
+        yield anybody
+
+
+async def test_without_authentication(settings: Settings) -> None:
+    async with open_server(settings) as anybody:
         made = await anybody.post("/v2/sandboxes", json={"templateID": "base"})
         assert made.status_code == 201
         assert (await anybody.get("/teams")).status_code == 200
+
+
+OURS = (
+    "127.0.0.1",
+    "127.0.0.1:3000",
+    "localhost:3000",
+    "[::1]:3000",
+    "LOCALHOST",
+    "api.e2b.localhost:3443",
+    "127.9.9.9",
+    "localhost.",
+)
+NOT_OURS = (
+    "evil.example", "evil.example:3000", "127.0.0.1.evil.example", "localhost.evil.example", "evillocalhost", "192.168.1.5:3000",
+    "10.0.0.1", "[2001:db8::1]:3000", "", "a b", "127.0.0.1:3000:1", "0x7f000001", "2130706433", "user@localhost", "[::1",
+)  # fmt: skip
+PAGES = (
+    {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://127.0.0.1:3000"}, {"Origin": "http://localhost:3000"},
+    {"Origin": "http://3000-i1.e2b.localhost:3002"}, {"Origin": ""}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": ""}, {"Sec-Fetch-Site": "none, cross-site"},
+)  # fmt: skip
+
+
+async def test_without_authentication_no_web_page_is_served(settings: Settings) -> None:
+    """On any route: neither one from elsewhere, nor a sandbox's, nor one whose name points here."""
+    async with open_server(settings) as anybody:
+        for host in OURS:
+            assert (await anybody.get("/v2/sandboxes", headers={"Host": host})).status_code == 200, host
+        refused: list[dict[str, str]] = [*({"Host": host} for host in NOT_OURS), *PAGES]
+        # A user who types the address, and Node's fetch, are no pages.
+        for fine in ({"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Mode": "cors"}):
+            assert (await anybody.get("/v2/sandboxes", headers=fine)).status_code == 200, fine
+        for headers in refused:
+            for method, path in (
+                ("GET", "/v2/sandboxes"),
+                ("POST", "/v2/sandboxes"),
+                ("GET", "/health"),
+                ("GET", "/nothing"),
+            ):
+                answer = await anybody.request(method, path, headers=headers, json={"templateID": "base"})
+                assert (answer.status_code, answer.json()["code"]) == (403, 403), (method, path, headers)
+                assert not any(name.startswith("access-control") for name in answer.headers)
+        assert (await anybody.get("/v2/sandboxes")).json() == []
+
+
+async def test_without_authentication_preflights_fail(settings: Settings) -> None:
+    async with open_server(settings) as anybody:
+        for route in ROUTES:
+            ask = {"Origin": "https://evil.example", "Access-Control-Request-Method": route.method}
+            answer = await anybody.options(route.path.replace("{", "").replace("}", ""), headers=ask)
+            assert answer.status_code == 403
+            assert "access-control-allow-origin" not in answer.headers

@@ -32,6 +32,7 @@ from sandpit.control.app import ControlPlane
 from sandpit.control.sweeping import MAX_REPORTED
 from sandpit.edge import Edge, Limits
 from sandpit.edge.peers import Peers
+from sandpit.logs import FairShare
 from sandpit.node.assemble import local_node
 from sandpit.places import control_socket, lock_file, state_file, write_private
 from sandpit.private import guarded
@@ -56,9 +57,12 @@ class AlreadyRunning(RuntimeError):
     """Another server owns this run directory."""
 
 
-async def serve(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT, or until told on the control socket. Raises: AlreadyRunning, NodeError, OSError."""
-    server = Server(settings)
+async def serve(settings: Settings, share: FairShare | None = None) -> None:
+    """Run until SIGTERM or SIGINT, or until told on the control socket. Raises: AlreadyRunning, NodeError, OSError.
+
+    `share` divides the log among tenants, and learns here whose a sandbox is.
+    """
+    server = Server(settings, share)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.ask_to_stop)
@@ -70,9 +74,10 @@ async def serve(settings: Settings) -> None:
 class Server:
     """Everything of one process, wired."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, share: FairShare | None = None) -> None:
         """Nothing is started before `run`."""
         self.settings = settings
+        self._share = share
         self._stop = asyncio.Event()
         self._kill_sandboxes = False
         self._addresses: dict[str, str] = {}
@@ -89,7 +94,10 @@ class Server:
         """Start everything in order, wait, stop everything in reverse order."""
         settings = self.settings
         self._node = local_node(settings)
-        self._control = await stack.enter_async_context(ControlPlane(settings, self._node))
+        control = ControlPlane(settings, self._node)
+        if self._share is not None:
+            self._share.tenant_of = control.services.sandboxes.team_of
+        self._control = await stack.enter_async_context(control)
         api = _listen(settings.api_host, settings.api_port)
         each, proxies = settings.api_client_connections, settings.trusted_proxies
         peers = Peers(total=MAX_CONNECTIONS, each=each, proxies=proxies)
@@ -211,7 +219,7 @@ def _edge_connections(descriptors: int) -> int:
 async def _asgi(app: Any, sock: socket.socket, http: Any = "httptools") -> AsyncIterator[None]:
     """Serve an ASGI application on a listening socket; `http` is the connections' class, as uvicorn takes it."""
     config = uvicorn.Config(
-        app, loop="none", http=http, ws="none", lifespan="off", access_log=False, log_level="warning",
+        app, loop="none", http=http, ws="none", lifespan="off", access_log=False, log_level="error", log_config=None,
         timeout_graceful_shutdown=5, timeout_keep_alive=_IDLE_SECONDS, server_header=False,
     )  # fmt: skip
     server = _Quiet(config)

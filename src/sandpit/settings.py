@@ -89,6 +89,17 @@ class Pool(BaseModel):
     """Memory in MiB that all waiting sandboxes may hold together."""
 
 
+class Log(BaseModel):
+    """The server's own log, when it runs in the background."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file_mb: int = Field(default=10, ge=1)
+    """Size in MiB at which a new file is begun."""
+    files: int = Field(default=5, ge=2)
+    """Files that are kept, the one that is written to among them."""
+
+
 class Retention(BaseModel):
     """How long records are kept, in seconds, and how many log lines."""
 
@@ -152,6 +163,7 @@ class Settings(BaseSettings):
     disk_reserve_mb: int | None = Field(default=None, ge=0)
     """Disk in MiB that is kept free for records, the database and logs: sandboxes, snapshots, builds and uploads that would reach into it
     are refused (507). None keeps a twentieth of the file system, at most 2 GiB."""
+    log: Log = Log()
     pass_host_ca: bool = False
     """Give the host's CA certificates and proxy settings to the sandboxes, and to template builds, which are sandboxes too."""
     database_url: str | None = None

@@ -13,7 +13,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from sandpit import logs
 from sandpit.api import builds, missing, sandboxes, teams, templates
+from sandpit.api.browsers import NoWebPages
 from sandpit.api.connections import UPLOADS
 from sandpit.api.http import (
     ApiRoute,
@@ -53,16 +55,7 @@ def create_app(control: ControlPlane) -> ASGIApp:
     """The API. The caller has entered `control` and leaves it after the last request."""
     app = Starlette(
         routes=[Route("/health", _health), _uploads(control), *_grouped(ROUTES, control)],
-        # Browsers may call with any origin: there are no cookies, only keys (legacy-protocol 1.6).
-        middleware=[
-            Middleware(
-                CORSMiddleware,
-                allow_origins=["*"],
-                allow_methods=["*"],
-                allow_headers=["*"],
-                expose_headers=["X-Next-Token", "X-Total-Running"],
-            )
-        ],
+        middleware=[_browsers(control)],
         exception_handlers={
             HTTPException: on_http_error,
             ControlError: on_control_error,
@@ -72,6 +65,19 @@ def create_app(control: ControlPlane) -> ASGIApp:
     )
     app.router.redirect_slashes = False
     return _RawPath(app)
+
+
+def _browsers(control: ControlPlane) -> Middleware:
+    """With keys, pages of any origin may call: there are no cookies, only keys (legacy-protocol 1.6). Without, none may."""
+    if control.local is not None:
+        return Middleware(NoWebPages, domain=control.settings.tls_domain)
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=["*"],
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["X-Next-Token", "X-Total-Running"],
+    )
 
 
 class _RawPath:
@@ -97,6 +103,7 @@ def _grouped(routes: Sequence[ApiRoute], control: ControlPlane) -> list[Route]:
 def _endpoint(methods: dict[str, ApiRoute], control: ControlPlane) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         identity = await authenticate(request, control)
+        logs.tenant.set(identity.team_id)  # what goes wrong from here on is logged on this team's account
         identity.check_may_act()
         check_query(request)
         route = methods["GET" if request.method == "HEAD" else request.method]

@@ -34,7 +34,8 @@ class Database:
     def __init__(self, url: str) -> None:
         self._url = make_url(url)
         self._sqlite = self._url.get_backend_name() == "sqlite"
-        self._engine = create_async_engine(self._url)
+        # Errors go into the log, and parameters are what requests hold: environment variables, for instance.
+        self._engine = create_async_engine(self._url, hide_parameters=True)
         if self._sqlite:
             event.listen(self._engine.sync_engine, "connect", _set_pragmas)
         self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
@@ -43,7 +44,10 @@ class Database:
             self._thread = ThreadPoolExecutor(1, "sandpit-store")
             # One thread, but not always the same one: close() comes from another.
             sync_engine = create_engine(
-                self._url.set(drivername="sqlite"), poolclass=StaticPool, connect_args={"check_same_thread": False}
+                self._url.set(drivername="sqlite"),
+                poolclass=StaticPool,
+                connect_args={"check_same_thread": False},
+                hide_parameters=True,
             )
             event.listen(sync_engine, "connect", _set_pragmas)
             self._sync_sessions = sessionmaker(sync_engine, expire_on_commit=False)

@@ -38,8 +38,12 @@ def _starts(tree: ast.AST) -> list[int]:
     """Lines that start a program."""
     found = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if node.attr in _STARTERS.get(node.value.id, ()):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and isinstance(node.func.value, ast.Name)
+        ):
+            if node.func.attr in _STARTERS.get(node.func.value.id, ()):
                 found.append(node.lineno)
         elif isinstance(node, ast.ImportFrom) and node.module in _STARTERS:
             found += [node.lineno for alias in node.names if alias.name in _STARTERS[node.module]]

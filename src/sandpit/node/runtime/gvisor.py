@@ -72,11 +72,12 @@ FLAGS = (
     # Sockets and pipes of the host are nobody's way out.
     "--host-uds=none",
     "--host-fifo=none",
+    # The sentry opens no file of the host by itself: it has no directory of the host to open one in, and a system call filter that
+    # refuses it. The gofer, which has no other task, opens for it.
+    "--directfs=false",
 )
-_DIRECT = "--directfs=true"
-_THROUGH_GOFER = "--directfs=false"
-"""The sentry opens no file of the host by itself: it has no directory of the host to open one in, and a system call filter that refuses
-it. The gofer, which has no other task, opens for it."""
+_DIRECT = ("--directfs=true",)
+"""After the others: the last one counts."""
 _GOFER_RELEASE = ".gofer"
 """Ends the name of a release that is run like this: snapshots of the other way, Sandpit's only one up to 0.1, restore with it alone."""
 
@@ -272,8 +273,7 @@ class Gvisor:
 
     def _runsc(self) -> tuple[str, ...]:
         """The command line of every call, up to the command."""
-        direct = _DIRECT if self._direct else _THROUGH_GOFER
-        return (str(self._binary), "--root", str(self._state_dir), *FLAGS, direct)
+        return (str(self._binary), "--root", str(self._state_dir), *FLAGS, *(_DIRECT if self._direct else ()))
 
     async def _run(self, bundle: Path, command: str, *arguments: str) -> None:
         """Start a container. Raises: RuntimeFailed."""

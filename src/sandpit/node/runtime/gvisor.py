@@ -119,7 +119,7 @@ class Gvisor:
 
     def keep_release(self) -> None:
         """See Runtime."""
-        kept = self._releases_dir / self._digest
+        kept = self._releases_dir / self.release()
         if kept.exists():
             return
         private(self._releases_dir)
@@ -129,15 +129,14 @@ class Gvisor:
 
     def other_release(self, release: str) -> Gvisor | None:
         """See Runtime."""
-        kept = self._releases_dir / release.removesuffix(_GOFER_RELEASE)
+        kept = self._releases_dir / release
         direct = not release.endswith(_GOFER_RELEASE)
         return Gvisor(kept, self._state_dir, self._releases_dir, direct=direct) if kept.is_file() else None
 
     def forget_releases(self, needed: Collection[str]) -> None:
         """See Runtime."""
-        digests = {release.removesuffix(_GOFER_RELEASE) for release in needed}
         for kept in self._releases_dir.glob("*"):
-            if kept.name not in digests:
+            if kept.name not in needed:
                 kept.unlink()
 
     def snapshots(self) -> bool:

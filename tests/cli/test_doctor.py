@@ -169,3 +169,10 @@ def test_the_release_that_is_found_is_looked_up(cli: Cli, says: str, state: str,
     row = checks_of(cli("doctor", "--json"))["gVisor's holes"]
     assert (row["state"], told in row["detail"]) == (state, True), row
     assert state == "ok" or "gvisor.dev" in row["fix"]
+
+
+@needs_root
+def test_a_run_directory_that_crun_cannot_reach(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o700)
+    row = checks_of(cli("doctor", "--json", SANDPIT_RUN_DIR=str(tmp_path / "closed/run")))["run directory"]
+    assert (row["state"], "chmod o+x" in row["fix"]) == ("warning", True)

@@ -52,6 +52,7 @@ _RUNSC_RELEASE = "trixie"
 """bookworm's gVisor has no systrap platform, sid's panics because of its Go version."""
 _RUNSC_OLDEST = 20230601
 """Date of a release: the systrap platform is usable from here on."""
+_SYSTEM_PATH = programs.SYSTEM_PATH
 
 
 class HostError(Exception):
@@ -60,7 +61,8 @@ class HostError(Exception):
 
 def missing_packages() -> list[str]:
     """Debian packages whose programs or files are not on this machine."""
-    missing = [package for program, package in _PACKAGES.items() if programs.find(program) is None]
+    path = f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}"
+    missing = [package for program, package in _PACKAGES.items() if shutil.which(program, path=path) is None]
     return missing + [package for file, package in _FILES.items() if not file.exists()]
 
 
@@ -108,7 +110,7 @@ def provide_runsc(data_dir: Path, progress: Progress, works: Callable[[Path], bo
         return target
     private(target.parent)
     acceptable = works or (lambda _: True)
-    installed = programs.find("runsc")
+    installed = shutil.which("runsc", path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}")
     if (
         installed
         and "release-" in (runsc_version(Path(installed)) or "")

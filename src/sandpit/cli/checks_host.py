@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import socket
+import stat
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,6 +88,16 @@ def _crun(_: Settings) -> Result:
     if number is None:
         return Result("ok", f"{version}; whether it has {hole.name} is unknown: it {hole.what}")
     return Result("ok", f"{version}; {hole.name} {hole.what}" if number < hole.fixed else version)
+
+
+def _run_directory(settings: Settings) -> Result:
+    """Root of a crun sandbox's user namespace is somebody else to the host, and must get to `run_dir/stage`."""
+    there = existing(settings.run_dir.absolute())
+    for folder in (there, *there.parents):
+        if not folder.stat().st_mode & stat.S_IXOTH:
+            fix = f"chmod o+x {folder}, or set SANDPIT_RUN_DIR"
+            return Result("warning", f"others cannot pass through {folder}: crun sandboxes will not start", fix)
+    return Result("ok", f"{settings.run_dir}: others can pass through")
 
 
 def _templates(settings: Settings) -> Result:
@@ -218,6 +229,7 @@ LAST = (
     Check("gVisor", _gvisor, "sandpit prepare"),
     Check("gVisor's holes", _gvisor_holes, holes.CURRENT, required=False),
     Check("crun", _crun, "sandpit prepare", required=False),
+    Check("run directory", _run_directory, required=False),
     Check("templates", _templates, "sandpit prepare", required=False),
     Check("KVM", _kvm),
     Check("disk", _disk),

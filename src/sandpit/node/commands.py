@@ -33,7 +33,7 @@ def tied(script: str, *arguments: str, propagation: str = "private") -> list[str
 
     A runtime's command that goes on without us would bring a container to life that the next server has tidied up already.
     """
-    guard = f'[ "$PPID" = {os.getpid()} ] || exit 1; '  # we died before the kernel was told to tell
+    guard = f'[ "$PPID" = {os.getpid()} ] || exit 1; unset PWD; '  # we died before the kernel was told to tell
     unshare = ("unshare", "--mount", "--propagation", propagation)
     return ["setpriv", "--pdeathsig", "KILL", *unshare, "sh", "-c", guard + script, "sh", *arguments]
 

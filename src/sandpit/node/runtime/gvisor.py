@@ -72,11 +72,12 @@ FLAGS = (
     # Sockets and pipes of the host are nobody's way out.
     "--host-uds=none",
     "--host-fifo=none",
+    # The sentry opens no file of the host by itself: it has no directory of the host to open one in, and a system call filter that
+    # refuses it. The gofer, which has no other task, opens for it.
+    "--directfs=false",
 )
-_DIRECT = "--directfs=true"
-_THROUGH_GOFER = "--directfs=false"
-"""The sentry opens no file of the host by itself: it has no directory of the host to open one in, and a system call filter that refuses
-it. The gofer, which has no other task, opens for it."""
+_DIRECT = ("--directfs=true",)
+"""After the others: the last one counts."""
 _GOFER_RELEASE = ".gofer"
 """Ends the name of a release that is run like this: snapshots of the other way, Sandpit's only one up to 0.1, restore with it alone."""
 
@@ -118,7 +119,7 @@ class Gvisor:
 
     def keep_release(self) -> None:
         """See Runtime."""
-        kept = self._releases_dir / self._digest
+        kept = self._releases_dir / self.release()
         if kept.exists():
             return
         private(self._releases_dir)
@@ -128,15 +129,14 @@ class Gvisor:
 
     def other_release(self, release: str) -> Gvisor | None:
         """See Runtime."""
-        kept = self._releases_dir / release.removesuffix(_GOFER_RELEASE)
+        kept = self._releases_dir / release
         direct = not release.endswith(_GOFER_RELEASE)
         return Gvisor(kept, self._state_dir, self._releases_dir, direct=direct) if kept.is_file() else None
 
     def forget_releases(self, needed: Collection[str]) -> None:
         """See Runtime."""
-        digests = {release.removesuffix(_GOFER_RELEASE) for release in needed}
         for kept in self._releases_dir.glob("*"):
-            if kept.name not in digests:
+            if kept.name not in needed:
                 kept.unlink()
 
     def snapshots(self) -> bool:
@@ -277,8 +277,7 @@ class Gvisor:
 
     def _runsc(self) -> tuple[str, ...]:
         """The command line of every call, up to the command."""
-        direct = _DIRECT if self._direct else _THROUGH_GOFER
-        return (str(self._binary), "--root", str(self._state_dir), *FLAGS, direct)
+        return (str(self._binary), "--root", str(self._state_dir), *FLAGS, *(_DIRECT if self._direct else ()))
 
     async def _run(self, plan: Plan, command: str, *arguments: str, stdin: bytes = b"") -> None:
         """Start a container. Raises: RuntimeFailed."""

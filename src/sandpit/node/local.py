@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sandpit.node import images, takeover
+from sandpit.node import images, partials, takeover
 from sandpit.node.admission import Admission
 from sandpit.node.agent import AgentUnavailable
 from sandpit.node.building import MakeBuilder, Parts
@@ -138,6 +138,7 @@ class LocalNode:
         """Prepare everything else, and find what an earlier process left."""
         for directory in (self._config.sandboxes_dir, self._config.snapshots_dir, self._config.roots_dir):
             directory.mkdir(parents=True, exist_ok=True, mode=0o711)
+        await asyncio.to_thread(partials.sweep, self._config.roots_dir)
         await self._snapshotter.prepare()
         self._builder.prepare()
         await self._firewall.install(await self._dns.start())

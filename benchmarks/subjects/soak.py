@@ -134,7 +134,7 @@ class _Watch(threading.Thread):
 
 
 def measure(cycles: int, minutes: float = float("inf")) -> Iterator[Measurement]:
-    """Raises: LeakError; RuntimeError with the first errors when cycles failed."""
+    """Stops after `minutes`. Raises: LeakError; RuntimeError with the first errors when cycles failed."""
     with rig(pool=2) as made:
         _Soak(made).run(range(min(_WARM_UP, cycles)))
         made.settle()
@@ -152,7 +152,8 @@ def measure(cycles: int, minutes: float = float("inf")) -> Iterator[Measurement]
         passed = time.monotonic() - began
         made.settle()
         watch.look()
-    yield from _rows(soak, watch, passed, cycles)
+        yield from _rows(soak, watch, passed, cycles)  # before the search for leftovers, which may fail
+    yield Measurement("left behind", "", [0.0], targets=(Target("max", 0),))
     if soak.errors:
         raise RuntimeError(f"{len(soak.errors)} cycles failed:\n  " + "\n  ".join(soak.errors[:_MOST_ERRORS]))
 
@@ -162,7 +163,7 @@ def _rows(soak: _Soak, watch: _Watch, passed: float, cycles: int) -> Iterator[Me
     if not done:
         return
     part = max(1, done // 10)
-    note = f"{done} of {cycles} cycles in {passed:.0f} s, {done / passed:.1f} per s; nothing was left behind"
+    note = f"{done} of {cycles} cycles in {passed:.0f} s, {done / passed:.1f} per s"
     for name, values in (("create", soak.creates), ("first command", soak.commands), ("kill", soak.kills)):
         first, last, every = _first(values, part), _last(values, part), _first(values, done)
         yield Measurement(f"{name}, all {done}", "ms", every, note=note if name == "create" else "")

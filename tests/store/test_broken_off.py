@@ -57,7 +57,7 @@ def opened_in_a_process(path: Path, statements: int) -> bool:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         def connected(*arguments: Any, **options: Any) -> sqlite3.Connection:
-            connection = connect(*arguments, **options)
+            connection: sqlite3.Connection = connect(*arguments, **options)
             connection.set_trace_callback(count)
             return connection
 

@@ -72,7 +72,9 @@ def build_closure(dest: Path, *, cache: Path) -> Path:
     private(dest)
     with locked(dest / ".lock"):
         for stale in dest.glob(".making.*"):  # of a build that was killed: the lock is ours
-            shutil.rmtree(stale)
+            shutil.rmtree(
+                stale, ignore_errors=True
+            )  # its installer may be at work still; the next build sweeps the rest
         if finished.exists():
             return finished
         work = Path(tempfile.mkdtemp(prefix=".making.", dir=dest))

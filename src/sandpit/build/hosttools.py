@@ -52,6 +52,8 @@ _RUNSC_RELEASE = "trixie"
 """bookworm's gVisor has no systrap platform, sid's panics because of its Go version."""
 _RUNSC_OLDEST = 20230601
 """Date of a release: the systrap platform is usable from here on."""
+_LOCK_SECONDS = 300
+"""How long other installations on this machine are waited for."""
 _SYSTEM_PATH = programs.SYSTEM_PATH
 
 
@@ -95,7 +97,10 @@ def _install(missing: list[str], progress: Progress) -> list[str]:
         raise HostError(f"root is needed to install: apt-get install --no-install-recommends {names}")
     progress(f"host: installing {names}")
     run(["apt-get", "update", "-qq"], "refreshing the package lists")
-    run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], f"installing {names}")
+    # An installation that was broken off, ours or another: until it is completed, apt-get refuses to install anything.
+    run(["dpkg", "--configure", "-a"], "completing an earlier installation")
+    install = ["apt-get", "install", "-y", "-qq", f"-oDPkg::Lock::Timeout={_LOCK_SECONDS}", "--no-install-recommends"]
+    run([*install, *missing], f"installing {names}")
     return missing
 
 
@@ -106,6 +111,8 @@ def provide_runsc(data_dir: Path, progress: Progress, works: Callable[[Path], bo
     `works` is a deeper test of a candidate than its version. Raises: HostError, DebianError.
     """
     target = data_dir.absolute() / "bin/runsc"
+    unpacked = target.parent / ".unpacked"
+    shutil.rmtree(unpacked, ignore_errors=True)  # of an earlier call that was killed
     if _intact(target):
         return target
     private(target.parent)
@@ -120,7 +127,6 @@ def provide_runsc(data_dir: Path, progress: Progress, works: Callable[[Path], bo
         progress(f"host: taking gVisor from {installed}")
         return _adopt(Path(installed), target, source=installed)
     progress(f"host: fetching gVisor from Debian {_RUNSC_RELEASE}")
-    unpacked = target.parent / ".unpacked"
     try:
         unpacked.mkdir(exist_ok=True)
         debian = PackageCache(data_dir / f"cache/apt-{_RUNSC_RELEASE}", _RUNSC_RELEASE)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from sandpit import programs
 from sandpit.build import references
-from sandpit.build.layers import IMAGE_STEP, Layer, LayerStore, layer_key, remove_tree
+from sandpit.build.layers import IMAGE_STEP, Layer, LayerStore, layer_key
 from sandpit.build.manifests import ImageRefused
 from sandpit.build.registry import Manifest, Puller
 from sandpit.build.unpacking import UnpackFailed, unpack
 from sandpit.node import mounts
+from sandpit.node.partials import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -15,7 +15,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import time
 from contextlib import contextmanager, suppress
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandpit.build.devices import drop_devices
-from sandpit.node import mounts
+from sandpit.node.partials import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -192,15 +191,6 @@ class LayerStore:
             finally:
                 os.close(fd)
             remove_tree(stale)
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a tree that may have mounts in it, which are detached first: nothing outside the tree is touched."""
-    prefix = str(path.absolute())
-    for point in sorted(mounts.mount_points(), reverse=True):
-        if point == prefix or point.startswith(f"{prefix}/"):
-            mounts.unmount(Path(point))
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def tree_bytes(path: Path) -> int:

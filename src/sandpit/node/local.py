@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 
 from sandpit.diskspace import DiskSpace, Room
-from sandpit.node import images, takeover
+from sandpit.node import images, partials, takeover
 from sandpit.node.admission import Admission
 from sandpit.node.agent import AgentUnavailable
 from sandpit.node.building import MakeBuilder, Parts
@@ -154,6 +154,7 @@ class LocalNode:
             guarded(directory)
         for directory in (self._config.sandboxes_dir, self._config.snapshots_dir, self._config.roots_dir):
             private(directory)
+        await asyncio.to_thread(partials.sweep, self._config.roots_dir)
         await self._snapshotter.prepare()
         self._builder.prepare()
         await self._firewall.install(await self._dns.start())

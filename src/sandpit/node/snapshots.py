@@ -74,9 +74,11 @@ class SnapshotStore:
     def prepare(self) -> None:
         """Make the directory, and remove what an earlier process did not finish writing or removing. Raises: OSError."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for suffix in (_NEW, _GONE):
-            for remains in self._directory.glob(f"*{suffix}"):
-                shutil.rmtree(remains)
+        for remains in self._directory.glob(f"*{_NEW}"):
+            # A command that an earlier process started may be writing still: the name is free at once, the rest can wait.
+            remains.rename(remains.with_suffix(f".{secrets.token_hex(4)}{_GONE}"))
+        for remains in self._directory.glob(f"*{_GONE}"):
+            shutil.rmtree(remains, ignore_errors=True)
 
     def path(self, snapshot_id: str) -> Path:
         """Where a snapshot's files are. Raises: UnknownSnapshot for what is no name."""

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 import time
 from dataclasses import replace
@@ -201,7 +202,8 @@ class Templates:
     async def _take(self, cold: Source, snapshot: Path, report: Report | None = None) -> None:
         """Boot, run the start command, wait until ready, checkpoint. The snapshot appears whole or not at all."""
         began = time.monotonic()
-        staging = snapshot.with_name(f"{snapshot.name}.new")
+        # A name of its own: a command of a server that was killed may still be writing below the last one.
+        staging = snapshot.with_name(f"{snapshot.name}.{secrets.token_hex(4)}.new")
         # Snapshots of the same build for another runtime, closure or processor: nobody restores them any more.
         await asyncio.to_thread(shutil.rmtree, snapshot.parent, ignore_errors=True)
         staging.mkdir(parents=True, mode=0o700)

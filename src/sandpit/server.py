@@ -87,7 +87,7 @@ class Server:
         self._node = local_node(settings)
         control = ControlPlane(settings, self._node)
         if self._share is not None:
-            self._share.tenant_of = control.services.sandboxes.team_of
+            self._share.tenant_of = control.services.sandboxes.live.team_of
         self._control = await stack.enter_async_context(control)
         if self._control.first_key is not None:
             _write_private(key_file(settings), self._control.first_key + "\n")

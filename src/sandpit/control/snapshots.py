@@ -10,14 +10,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sandpit.control import ids, records, snapshotrecords
 from sandpit.control.core import Core, not_found
-from sandpit.control.cursors import MAX_PAGE, encode_cursor
+from sandpit.control.cursors import encode_cursor
 from sandpit.control.errors import (
     ControlError,
     ForbiddenError,
     InvalidRequestError,
     SandboxFailedError,
 )
-from sandpit.control.limits import MAX_FORKS
+from sandpit.control.limits import MAX_FORKS, MAX_PAGE
 from sandpit.control.network import check_egress
 from sandpit.control.requests import check_timeout
 from sandpit.control.templatenames import TemplateRef, parse_ref

@@ -9,6 +9,9 @@ Made with openssl at the first start, in `data_dir/tls/<domain>/`. Keys are the 
 
 from __future__ import annotations
 
+import logging
+import os
+import secrets
 import shutil
 import ssl
 import subprocess
@@ -16,6 +19,10 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from sandpit import programs
+from sandpit.private import passable
+
+log = logging.getLogger(__name__)
 _DAYS = "3650"
 _SYSTEM_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 _OURS = "# Sandpit\n"
@@ -57,14 +64,14 @@ def server_context(certificate: Certificate) -> ssl.SSLContext:
 
 
 def own_certificate(data_dir: Path, domain: str) -> Certificate:
-    """The certificate for `domain`, `*.domain` and localhost; made when there is none, or its authority could vouch for more.
+    """The certificate for `domain`, `*.domain` and localhost; made when there is none that is whole, or its authority could vouch for more.
 
     Raises: CertificateError.
     """
     folder = data_dir / "tls" / domain
     certificate = located(data_dir, domain)
     try:
-        made = not (certificate.chain.exists() and _is_constrained(folder))
+        made = not (_is_whole(folder, certificate) and _is_constrained(folder))
         if made:
             _make(folder, domain)
         with nullcontext() if made else suppress(OSError):  # on a full disk the bundle of the last start does, too
@@ -105,12 +112,25 @@ def _is_constrained(folder: Path) -> bool:
     return all(part in shown for part in ("Excluded:", "IP:0.0.0.0/0.0.0.0", "email:", "URI:", "TLS Web Server"))
 
 
+def _is_whole(folder: Path, certificate: Certificate) -> bool:
+    """Whether all files are there and belong together: a machine that lost power may have kept some only. Raises: OSError."""
+    if not folder.exists():
+        return False
+    try:
+        certificate.load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(certificate.authority)
+    except (CertificateError, OSError) as error:
+        log.warning("the certificate in %s is made anew, with a new authority: %s", folder, error)
+        return False
+    return True
+
+
 def _make(folder: Path, domain: str) -> None:
-    """Make authority and certificate; the folder appears when it is complete."""
+    """Make authority and certificate; the folder appears when it is complete and on disk."""
     making = folder.with_name(f".{domain}.new")
     shutil.rmtree(making, ignore_errors=True)
-    folder.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-    making.mkdir(mode=0o711)
+    for directory in (folder.parent, making):
+        passable(directory)
     names = f"DNS:{domain},DNS:*.{domain},DNS:localhost"
     _openssl(
         making, "req", "-x509", *_new_key("ca.key"), "-days", _DAYS, "-out", "ca.pem",
@@ -131,8 +151,19 @@ def _make(folder: Path, domain: str) -> None:
         (making / name).unlink(missing_ok=True)
     for path in making.iterdir():
         path.chmod(0o600 if path.suffix == ".key" else 0o644)
-    shutil.rmtree(folder, ignore_errors=True)
+        _sync(path)
+    if folder.exists():
+        folder.rename(folder.with_name(f".{domain}.{secrets.token_hex(4)}.damaged"))
     making.rename(folder)
+    _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _new_key(name: str) -> list[str]:
@@ -141,8 +172,7 @@ def _new_key(name: str) -> list[str]:
 
 def _openssl(folder: Path, *arguments: str) -> str:
     umask = ("sh", "-c", 'umask 077 && exec "$@"', "sh")
-    command = [*umask, "openssl", *arguments]
-    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=60).stdout
+    return programs.call(*umask, "openssl", *arguments, cwd=folder, check=True, timeout=60).stdout
 
 
 def _write_bundle(folder: Path) -> None:

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from sandpit import logs
 from sandpit.api import builds, missing, sandboxes, teams, templates
 from sandpit.api.browsers import NoWebPages
+from sandpit.api.connections import UPLOADS
 from sandpit.api.http import (
     ApiRoute,
     Call,
@@ -115,7 +116,7 @@ def _uploads(control: ControlPlane) -> Route:
     async def endpoint(request: Request) -> Response:
         return await builds.upload(request, control)
 
-    return Route(f"{builds.UPLOADS}/{{token:segment}}", endpoint, methods=["PUT"])
+    return Route(f"{UPLOADS}/{{token:segment}}", endpoint, methods=["PUT"])
 
 
 async def _health(_request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -9,18 +10,23 @@ from starlette.responses import JSONResponse, Response
 
 from sandpit.api import params
 from sandpit.api.buildschemas import AssignTags, BuildRequest, BuildStartBody, RemoveTags, TemplateUpdate
+from sandpit.api.connections import UPLOADS
 from sandpit.api.http import ApiRoute, Call
 from sandpit.control.buildrequests import check_files_hash
-from sandpit.control.errors import BodyTooLargeError, ForbiddenError, InvalidRequestError
+from sandpit.control.errors import (
+    BodyTooLargeError,
+    DiskFullError,
+    ForbiddenError,
+    InvalidRequestError,
+    LimitReachedError,
+)
 from sandpit.control.times import rfc3339
-from sandpit.store.uploads import TooLarge
+from sandpit.store.uploads import AT_ONCE, TooLarge, TooMany
 
 if TYPE_CHECKING:
     from sandpit.control.app import ControlPlane
     from sandpit.control.builds import BuildStatus
     from sandpit.store.models import BuildLog
-
-UPLOADS = "/template-files"
 
 
 async def request(call: Call) -> Response:
@@ -43,29 +49,41 @@ async def files(call: Call) -> Response:
     services = call.control.services
     await services.templates.own(call.identity, call.path("id"))
     files_hash = check_files_hash(call.path("hash"))
-    token = services.upload_links.make(call.identity.team_id, files_hash)
+    token = services.upload_links.make(call.identity.team_id, files_hash, call.identity.credential_id)
     present = services.builds.uploads.has(call.identity.team_id, files_hash)
     url = call.request.url
     return JSONResponse({"present": present, "url": f"{url.scheme}://{url.netloc}{UPLOADS}/{token}"}, status_code=201)
 
 
 async def upload(request: Request, control: ControlPlane) -> Response:
-    """Take an archive. The link is the permission; there is no key."""
-    found = control.services.upload_links.check(str(request.path_params["token"]))
-    if found is None:
+    """Take an archive. The link is the permission; there is no key. How long it may take is `api.connections`'s to say."""
+    services, settings = control.services, control.settings
+    link = services.upload_links.check(str(request.path_params["token"]))
+    if link is None:
         raise ForbiddenError("this upload link is too old, or was not made by this server: ask for another one")
-    uploads = control.services.builds.uploads
+    if link.credential_id is not None and not await services.keys.is_valid(link.credential_id, link.team_id):
+        raise ForbiddenError("the key that this upload link was made with was revoked")
+    length = request.headers.get("content-length", "")
+    size = int(length) if length.isdigit() and len(length) < 19 else None
     try:
-        async with uploads.receive(*found) as receiver:
+        async with services.builds.uploads.receive(link.team_id, link.files_hash, size) as receiver:
             async for chunk in request.stream():
                 await receiver.write(chunk)
     except TooLarge:
-        limit = control.settings.build.upload_mb
+        limit = settings.build.upload_mb
         raise BodyTooLargeError(
             f"the files of one COPY are limited to {limit} MiB: leave some out (.dockerignore)"
         ) from None
+    except TooMany:
+        raise LimitReachedError(
+            f"the team is uploading {AT_ONCE} archives, or {settings.build.uploads_mb} MiB of them, already: wait for one to end"
+        ) from None
     except ClientDisconnect as error:
         raise InvalidRequestError("the connection ended in the middle of the upload") from error
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise DiskFullError(str(error)) from error
     return Response(status_code=200)
 
 

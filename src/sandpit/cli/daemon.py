@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 import sandpit
+from sandpit import programs
 from sandpit.cli.errors import CliError
 from sandpit.cli.local import Process, address, control, find_process, load_settings, need_root, read_state
 from sandpit.places import log_file, state_file
+from sandpit.private import guarded
 
 if TYPE_CHECKING:
     from sandpit.settings import Settings
@@ -96,20 +98,19 @@ def _tell(what: str, state: dict[str, Any]) -> None:
 
 def _spawn(settings: Settings, environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], int]:
     """Start a server in a session of its own. Returns it, and where its part of the log begins."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
+    guarded(settings.data_dir)
     log = log_file(settings)
     descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         offset = os.fstat(descriptor).st_size
-        child = subprocess.Popen(
+        child = programs.spawn(
             # -P: whatever lies in the directory that this was called from is not to be imported by root's server
-            [sys.executable, "-P", "-m", "sandpit.cli", "server", "--log-file"],
-            stdin=subprocess.DEVNULL,
+            *(sys.executable, "-P", "-m", "sandpit.cli", "server", "--log-file"),
             stdout=descriptor,
             stderr=descriptor,
             cwd="/",
             env=_without_working_directory(settings) | environment,
-            start_new_session=True,
+            new_session=True,
         )
     finally:
         os.close(descriptor)

@@ -9,6 +9,7 @@ import sys
 from sandpit.cli.errors import CliError
 from sandpit.cli.local import load_settings, need_root
 from sandpit.places import log_file
+from sandpit.private import guarded, hide
 
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -22,10 +23,11 @@ def run(log_level: str, *, to_file: bool) -> None:
         raise CliError(f"{log_level!r} is no log level", f"take one of {', '.join(_LEVELS)}", status=2)
     settings = load_settings()
     need_root("the server")
+    hide()
     from sandpit.logs import RotatingLog, configure
 
     if to_file:
-        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
+        guarded(settings.data_dir)
         handler: logging.Handler = RotatingLog(log_file(settings), settings.log.file_mb << 20, settings.log.files)
     else:
         handler = logging.StreamHandler(sys.stderr)

@@ -35,6 +35,13 @@ class NotFoundError(ControlError):
     status = 404
 
 
+class KilledError(NotFoundError):
+    """A sandbox was killed while it was being changed: what was under way has come to nothing."""
+
+    def __init__(self, sandbox_id: str) -> None:
+        super().__init__(f"sandbox '{sandbox_id}' was killed while this was under way")
+
+
 class ConflictError(ControlError):
     status = 409
 
@@ -63,6 +70,12 @@ class NotSupportedError(ControlError):
     """This server cannot do that (yet)."""
 
     status = 501
+
+
+class DiskFullError(ControlError):
+    """The server's disk has no room for this. Nothing was changed; it may be repeated when somebody has made room."""
+
+    status = 507
 
 
 class BusyError(ControlError):

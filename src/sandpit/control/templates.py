@@ -47,10 +47,12 @@ class TemplateService:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._resolved: dict[tuple[str, str], tuple[float, Resolved]] = {}
+        self._changes = 0
         self._spawned: Counter[str] = Counter()
 
     def changed(self) -> None:
         """Names, tags or builds have changed: resolve them anew."""
+        self._changes += 1
         self._resolved.clear()
 
     def spawned(self, template_id: str) -> None:
@@ -81,7 +83,11 @@ class TemplateService:
         known = self._resolved.get((identity.team_id, text))
         if known is not None and known[0] > time.monotonic():
             return known[1]
-        resolved = await self._resolve(identity, text)
+        while True:
+            seen = self._changes
+            resolved = await self._resolve(identity, text)
+            if seen == self._changes:
+                break  # else it may be what a name meant, or was open to, before the change
         if len(self._resolved) >= CACHE_SIZE:
             self._resolved.clear()
         self._resolved[identity.team_id, text] = (time.monotonic() + CACHE_SECONDS, resolved)

@@ -56,10 +56,13 @@ class Database:
         self._writer = asyncio.Lock()
 
     async def open(self) -> Self:
-        """Create the database when there is none and bring its tables up to date."""
+        """Create the database when there is none and bring its tables up to date: all migrations in one transaction, or none."""
         if self._sqlite and self._url.database:
             await asyncio.to_thread(_private_file, Path(self._url.database))
         async with self._engine.begin() as connection:
+            if self._sqlite:
+                # Python's driver begins a transaction before changes of rows only, and would keep each change of a table for itself.
+                await connection.exec_driver_sql("BEGIN IMMEDIATE")
             await connection.run_sync(migrate)
         return self
 
@@ -113,7 +116,7 @@ def migrate(connection: Connection, revision: str = "head") -> None:
 
 def _private_file(path: Path) -> None:
     # The records hold the agents' tokens: only the server's user may read them.
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
     path.touch(mode=0o600, exist_ok=True)
 
 

@@ -96,7 +96,7 @@ class Server:
         self._node = local_node(settings)
         control = ControlPlane(settings, self._node)
         if self._share is not None:
-            self._share.tenant_of = control.services.sandboxes.team_of
+            self._share.tenant_of = control.services.sandboxes.live.team_of
         self._control = await stack.enter_async_context(control)
         api = _listen(settings.api_host, settings.api_port)
         each, proxies = settings.api_client_connections, settings.trusted_proxies

@@ -90,6 +90,7 @@ class ControlPlane:
         self._idempotency = IdempotencyService(self.database)
         self._logs = GuestLogs(self.database, node, settings.retention)
         core = Core(self.database, node, self.directory, self._operations, self._logs)
+        self._logs.team_of = core.live.team_of
         quota = SnapshotQuota(self.database, node, settings.limits.snapshots_mb)
         template_quota = TemplateQuota(node, settings.limits.templates_mb)
         deadlines, ending = Deadlines(core), Ending(core)

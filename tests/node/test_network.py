@@ -15,7 +15,7 @@ from tests.machines import wait_for
 from tests.node.outside import CLOSED, NAMES, OTHER_PUBLIC, PORT, PUBLIC, Outside
 
 from sandpit.build.debian import machine_archives
-from sandpit.node import dns
+from sandpit.node import dns, resolver
 from sandpit.node.contract import NetworkPolicy
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ EVERYTHING = "0.0.0.0/0"
 def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside]:
     """A machine elsewhere, which also is the host's name server."""
     with Outside() as outside:
-        monkeypatch.setattr(dns, "resolvers", lambda: [PUBLIC])
+        monkeypatch.setattr(resolver, "resolvers", lambda: [PUBLIC])
         yield outside
 
 

@@ -92,7 +92,7 @@ class Connector:
         directory, target = self._edge.directory, self.route.target
         assert target is not None
         # Again: while the request waited, the sandbox may have fallen asleep.
-        guard(self._request, self.route, directory)
+        guard(self._request, self.route)
         title = "Sandbox Not Resumed"
         try:
             found = await directory.wake(target.sandbox_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ _CONTROL = frozenset({b"x-sandpit-control"})
 """What a sandbox's agent knows the node by: no client has it, and none may try."""
 _DROPPED = _HOPS | _FORWARDED | _CONTROL
 _TOKEN = b"x-access-token"
+_LENGTH = frozenset({b"content-length"})
+"""Not in answers that cannot have a body: clients that believe it would wait (RFC 9110, 8.6)."""
 
 
 def _kept(headers: list[tuple[bytes, bytes, bytes]], dropped: frozenset[bytes], secret: bytes = b"") -> list[bytes]:
@@ -81,7 +84,8 @@ def request_head(
 def response_head(response: Response, *, http11: bool, chunked: bool, keep_alive: bool) -> bytes:
     """The head towards the client. `chunked` says whether the body that follows is."""
     parts = [b"HTTP/1.1 %d %s\r\n" % (response.status, response.reason)]
-    parts += _kept(response.headers, _dropped(_HOPS, response.hops))
+    dropped = _HOPS | _LENGTH if response.status == HTTPStatus.NO_CONTENT else _HOPS
+    parts += _kept(response.headers, _dropped(dropped, response.hops))
     if chunked:
         parts.append(b"Transfer-Encoding: chunked\r\n")
     if not keep_alive:
@@ -94,7 +98,7 @@ def response_head(response: Response, *, http11: bool, chunked: bool, keep_alive
 
 def interim_head(response: Response) -> bytes:
     """A 1xx head, 101 included: the upgrade belongs to both sides."""
-    dropped = _HOPS - {b"upgrade"}
+    dropped = (_HOPS | _LENGTH) - {b"upgrade"}
     parts = [b"HTTP/1.1 %d %s\r\n" % (response.status, response.reason), *_kept(response.headers, dropped)]
     if response.status == 101:
         parts.append(b"Connection: Upgrade\r\n")

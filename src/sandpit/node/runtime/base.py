@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from sandpit.node.boundedlog import BoundedLog
 from sandpit.node.cgroups import Cgroup
 from sandpit.node.contract import NodeError
 from sandpit.node.processes import ProcessId
@@ -48,6 +49,8 @@ class Plan:
     limits: Limits
     cgroup: str
     """Path of the container's group below each hierarchy's root."""
+    log: BoundedLog
+    """Where the runtime's command and the first process print to. Belongs to the caller."""
     disk: Path | None = None
     """At boot: what an earlier life has written, as `Runtime.copy_disk` or the agent gave it. Belongs to the snapshot; not written to."""
     handover: bytes = field(default=b"", repr=False)

@@ -6,29 +6,25 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 
+from sandpit import programs
+from sandpit.node.boundedlog import BoundedLog
 from sandpit.node.runtime.base import RuntimeFailed
 
-_LAST_CHARACTERS = 2000
-"""Of the output, in messages."""
 
-
-async def run_detached(argv: Sequence[str], what: str, log: Path, timeout: float, stdin: bytes = b"") -> None:
-    """Run a command to its end, with output to a file: a detached container keeps its descriptors for life.
+async def run_detached(argv: Sequence[str], what: str, log: BoundedLog, timeout: float, stdin: bytes = b"") -> None:
+    """Run a command to its end, with output to `log`: a detached container keeps its descriptors for life.
 
     It finds `stdin` on its standard input, which must fit into a pipe (4096 bytes, pipe(7)).
 
     Cancelled, or after `timeout` seconds, the command is killed. Raises: RuntimeFailed, OSError.
     """
     given = _pipe_with(stdin) if stdin else subprocess.DEVNULL
-    descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        process = await asyncio.create_subprocess_exec(
-            *argv, stdin=given, stdout=descriptor, stderr=descriptor, start_new_session=True
+        process = await programs.start(
+            *argv, stdin=given, stdout=log.descriptor, stderr=log.descriptor, new_session=True
         )
     finally:
-        os.close(descriptor)
         if stdin:
             os.close(given)
     try:
@@ -36,12 +32,12 @@ async def run_detached(argv: Sequence[str], what: str, log: Path, timeout: float
             status = await process.wait()
     except TimeoutError:
         process.kill()
-        raise RuntimeFailed(f"{what} did not finish within {timeout:g} s: {_output(log)}") from None
+        raise RuntimeFailed(f"{what} did not finish within {timeout:g} s: {log.last_words()}") from None
     except asyncio.CancelledError:
         process.kill()
         raise
     if status:
-        raise RuntimeFailed(f"{what} failed with status {status}: {_output(log)}")
+        raise RuntimeFailed(f"{what} failed with status {status}: {log.last_words()}")
 
 
 def _pipe_with(content: bytes) -> int:
@@ -50,7 +46,3 @@ def _pipe_with(content: bytes) -> int:
     with open(writing, "wb", buffering=0) as pipe:  # noqa: PTH123 - a descriptor
         pipe.write(content)
     return reading
-
-
-def _output(log: Path) -> str:
-    return log.read_text(errors="replace").strip()[-_LAST_CHARACTERS:] or "(no output)"

@@ -34,8 +34,8 @@ from sandpit.edge import Edge, Limits
 from sandpit.edge.peers import Peers
 from sandpit.logs import FairShare
 from sandpit.node.assemble import local_node
-from sandpit.places import control_socket, lock_file, state_file, write_private
-from sandpit.private import guarded
+from sandpit.places import control_socket, lock_file, state_file
+from sandpit.private import guarded, replace_private
 from sandpit.settings import Settings
 from sandpit.tls import tls_of, usable_hosts
 
@@ -127,7 +127,7 @@ class Server:
         if edge.tls_addresses:
             tls_host, tls_port = edge.tls_addresses[0]
             self._addresses["tls"] = f"https://{f'[{tls_host}]' if ':' in tls_host else tls_host}:{tls_port}"
-        write_private(state_file(settings), json.dumps(self.description()))
+        replace_private(state_file(settings), json.dumps(self.description()))
         stack.callback(state_file(settings).unlink, missing_ok=True)
         log.info("ready: API %(api)s, sandboxes %(edge)s", self._addresses)
         await self._stop.wait()

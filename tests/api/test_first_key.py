@@ -45,13 +45,13 @@ async def test_a_key_that_is_lost(settings: Settings, damage: bytes | None) -> N
 
 async def test_killed_between_the_file_and_the_store(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The key was never valid, and nobody has seen it; the store does not know it."""
-    written = firstkey.write_private
+    written = firstkey.replace_private
 
     def last_words(path: Path, text: str) -> None:
         written(path, text)
         raise SystemExit
 
-    monkeypatch.setattr(firstkey, "write_private", last_words)
+    monkeypatch.setattr(firstkey, "replace_private", last_words)
     with pytest.raises(SystemExit):
         await started(settings)
     lost = key_file(settings).read_text().strip()

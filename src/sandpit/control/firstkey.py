@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sandpit.control import ids
 from sandpit.control.errors import UnauthorizedError
-from sandpit.places import write_private
+from sandpit.private import replace_private
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,7 @@ async def first_key(file: Path, keys: KeyService, team_id: str) -> str:
         else:
             return raw
     raw = ids.api_key()
-    write_private(file, raw + "\n")
+    replace_private(file, raw + "\n")
     await keys.create(team_id, _NAME, raw=raw)
     return raw
 

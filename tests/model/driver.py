@@ -190,7 +190,7 @@ class Run:
         return Operation(verb, self._number, team, self._arguments(verb), box, snap)
 
     def _timeout(self) -> int:
-        return self._dice.choice((1, 2, 3)) if self._dice.random() < 0.15 else self._dice.randint(300, 3600)
+        return self._dice.choice((1, 2, 3, 8, 15)) if self._dice.random() < 0.15 else self._dice.randint(300, 3600)
 
     def _arguments(self, verb: str) -> dict[str, Any]:
         dice, number = self._dice, self._number

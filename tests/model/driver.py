@@ -13,7 +13,8 @@ from urllib.parse import quote
 from tests.abuse.test_crashes import own_server, records, wait_for
 from tests.model import client as requests
 from tests.model.client import Answer, Client
-from tests.model.world import Box, Operation, Snap, World
+from tests.model.things import Box, Operation, Snap
+from tests.model.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -233,7 +233,7 @@ def _late(state: State, step: Step) -> State:
     if step.verb == "write":
         return replace(state, late_disk=state.late_disk | {step.arguments["value"]})
     if step.verb == "begin":
-        return replace(state, late_memory=state.late_memory | {step.arguments["value"], ""})
+        return replace(state, late_memory=state.late_memory | {step.arguments["value"]})
     return state
 
 

@@ -65,6 +65,7 @@ class Run:
                 for number, seed in enumerate(self.seeds, 1):
                     self._dice = random.Random(seed)
                     self._work(operations * number // len(self.seeds), time.monotonic() + seconds / len(self.seeds))
+                    self._batch(crash=True)
                 self._leave()
             finally:
                 for client in self._clients:
@@ -84,7 +85,8 @@ class Run:
     def _work(self, operations: int, deadline: float) -> None:
         told = time.monotonic()
         while self._number < operations and time.monotonic() < deadline:
-            self._batch()
+            self._batches += 1
+            self._batch(crash=self._batches % _CRASH_EVERY == 0)
             if time.monotonic() > told + 10:
                 told = time.monotonic()
                 self.say(self.summary())
@@ -96,9 +98,7 @@ class Run:
             f"{self.runtime}: {self._number} operations ({done}), {self.crashes} crashes, {self._world.busy} times busy"
         )
 
-    def _batch(self) -> None:
-        self._batches += 1
-        crash = self._batches % _CRASH_EVERY == 0
+    def _batch(self, *, crash: bool) -> None:
         batch = [self._choose() for _ in range(AT_ONCE if crash else self._dice.choice((1, 1, 2, AT_ONCE)))]
         moment = self._dice.uniform(0, 1.0) ** 2  # most operations are short
         with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -14,7 +14,9 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from sandpit import programs
 from sandpit.build.debian import KEYRING, DebianError, PackageCache, run
+from sandpit.private import private
 
 Progress = Callable[[str], None]
 
@@ -52,7 +54,7 @@ _RUNSC_OLDEST = 20230601
 """Date of a release: the systrap platform is usable from here on."""
 _LOCK_SECONDS = 300
 """How long other installations on this machine are waited for."""
-_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_SYSTEM_PATH = programs.SYSTEM_PATH
 
 
 class HostError(Exception):
@@ -69,7 +71,7 @@ def missing_packages() -> list[str]:
 def useful_packages() -> list[str]:
     """Debian packages that are not needed and make things easier."""
     try:
-        done = subprocess.run(["getent", "ahosts", _LOCAL_NAME], capture_output=True, check=False, timeout=10)
+        done = programs.call("getent", "ahosts", _LOCAL_NAME, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [] if done.returncode == 0 else [_LOCAL_NAMES]
@@ -116,7 +118,7 @@ def provide_runsc(data_dir: Path, progress: Progress, works: Callable[[Path], bo
     shutil.rmtree(unpacked, ignore_errors=True)  # of an earlier call that was killed
     if _intact(target):
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    private(target.parent)
     acceptable = works or (lambda _: True)
     installed = shutil.which("runsc", path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}")
     if (
@@ -149,7 +151,7 @@ def provide_runsc(data_dir: Path, progress: Progress, works: Callable[[Path], bo
 def runsc_version(binary: Path) -> str | None:
     """What `runsc --version` says in its first line, None if it does not run."""
     try:
-        done = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False, timeout=10)
+        done = programs.call(str(binary), "--version", timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.partition("\n")[0] if done.returncode == 0 else None

@@ -34,7 +34,7 @@ def delta(layers: Sequence[Path], store: Path) -> Path:
         return folder / DISK
     with partials.making(store, folder.name) as work:
         partial = work / "delta"
-        partial.mkdir(mode=0o711)
+        partial.mkdir(mode=0o700)
         with (
             (partial / DISK).open("wb") as stream,
             tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as tar,

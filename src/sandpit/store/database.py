@@ -34,7 +34,8 @@ class Database:
     def __init__(self, url: str) -> None:
         self._url = make_url(url)
         self._sqlite = self._url.get_backend_name() == "sqlite"
-        self._engine = create_async_engine(self._url)
+        # Errors go into the log, and parameters are what requests hold: environment variables, for instance.
+        self._engine = create_async_engine(self._url, hide_parameters=True)
         if self._sqlite:
             event.listen(self._engine.sync_engine, "connect", _set_pragmas)
         self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
@@ -43,7 +44,10 @@ class Database:
             self._thread = ThreadPoolExecutor(1, "sandpit-store")
             # One thread, but not always the same one: close() comes from another.
             sync_engine = create_engine(
-                self._url.set(drivername="sqlite"), poolclass=StaticPool, connect_args={"check_same_thread": False}
+                self._url.set(drivername="sqlite"),
+                poolclass=StaticPool,
+                connect_args={"check_same_thread": False},
+                hide_parameters=True,
             )
             event.listen(sync_engine, "connect", _set_pragmas)
             self._sync_sessions = sessionmaker(sync_engine, expire_on_commit=False)
@@ -112,7 +116,7 @@ def migrate(connection: Connection, revision: str = "head") -> None:
 
 def _private_file(path: Path) -> None:
     # The records hold the agents' tokens: only the server's user may read them.
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
     path.touch(mode=0o600, exist_ok=True)
 
 

@@ -12,7 +12,7 @@ from tests.machines import RUNTIMES
 from tests.model.driver import Run
 
 OPERATIONS = 400
-SECONDS = 12.0
+SECONDS = 8.0
 
 
 @pytest.mark.timeout(240)

@@ -73,6 +73,8 @@ class Run:
         except AssertionError as error:
             raise AssertionError(self._story(str(error))) from error
         finally:
+            if self._live.process.poll() is not None:  # it has failed while no server ran: sandboxes go on
+                self._live.start()
             self._live.stop()
             self._live.remove()
 

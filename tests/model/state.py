@@ -175,6 +175,8 @@ def _refresh(state: State, step: Step, nature: Nature) -> list[State]:
 
 def _get(state: State, step: Step, nature: Nature) -> list[State]:
     """A sandbox that is being paused is shown as paused; should the server die then, it runs on."""
+    if step.status == LOST:
+        return [state]
     if state.phase == "ended":
         return [state] if step.ending else []
     shown = step.found["state"]

@@ -22,7 +22,7 @@ async def started(settings: Settings) -> tuple[str, list[str]]:
     """A start: the key in the file, which must work, and the names of all keys of the default team."""
     async with ControlPlane(settings, MemoryNode()) as control:
         key = key_file(settings).read_text().strip()
-        assert key == control.first_key
+        assert control.first_key in (key, None)
         async with api_client(control, key) as client:
             answer = await client.get("/api-keys")
             assert answer.status_code == 200
@@ -63,7 +63,7 @@ async def test_killed_between_the_file_and_the_store(settings: Settings, monkeyp
 
 async def test_a_key_that_was_revoked_stays_so(settings: Settings) -> None:
     async with ControlPlane(settings, MemoryNode()) as control, api_client(control, control.first_key) as client:
-        revoked = control.first_key
+        revoked = str(control.first_key)
         [row] = (await client.get("/api-keys")).json()
         assert (await client.delete(f"/api-keys/{row['id']}")).status_code == 204
     key, names = await started(settings)

@@ -78,8 +78,8 @@ class ControlPlane:
         """What sandboxes' names end with; the server corrects it when the system has chosen the port."""
         self.database = Database(settings.store_url)
         self.directory = LiveDirectory()
-        self.first_key = ""
-        """The raw API key in the key file: it works, whatever became of earlier starts."""
+        self.first_key: str | None = None
+        """The raw API key that this start has made, because there was none in the key file that works."""
         self.local: Identity | None = None
         """For whom requests run when authentication is off."""
         self._node = node

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sandpit.node.contract import NetworkPolicy
 from sandpit.node.processes import ProcessId
+from sandpit.private import write_private
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ import pytest
 from sandpit.node import agent as agent_module
 from sandpit.node import guestlog
 from sandpit.node.agent import Agent, AgentUnavailable, Identity
+from sandpit.node.control_secret import ControlSecret
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -137,7 +138,7 @@ class Hostile:
 async def hostile(script: Script, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Agent, Hostile]]:
     async with Hostile(script) as server:
         monkeypatch.setattr(agent_module, "PORT", server.port)
-        agent = Agent("127.0.0.1")
+        agent = Agent("127.0.0.1", ControlSecret.new())
         try:
             yield agent, server
         finally:

@@ -29,6 +29,7 @@ from sandpit.node import images
 from sandpit.node.contract import BuildFailed, NodeError
 from sandpit.node.images import Image
 from sandpit.node.turns import FairTurns
+from sandpit.private import passable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,9 +87,10 @@ class Builder:
     def prepare(self) -> None:
         """Remove what an earlier process was building. Raises: OSError."""
         shutil.rmtree(self._config.build_dir / "tmp", ignore_errors=True)
-        (self._config.build_dir / "tmp").mkdir(parents=True, mode=0o711)
-        self._config.build_dir.chmod(0o711)
+        for directory in (self._config.build_dir, self._config.build_dir / "tmp"):
+            passable(directory)  # for skopeo's user
         self._store.drop_unsettled()
+        self._store.drop_devices()
 
     async def build(self, spec: BuildSpec, files: BuildFiles, report: BuildReport) -> Image:
         """See Node.build."""

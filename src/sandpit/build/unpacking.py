@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sandpit import programs
 from sandpit.build.unpack import Limits
 from sandpit.node.contract import NodeError
 
@@ -32,9 +33,7 @@ async def unpack(archive: Path, target: Path, lowers: Sequence[Path], limits: Li
     if zstd:
         command = [*alone, "sh", "-c", 'zstd -dcq --memory=512MB | exec "$@"', "sh", *python]
     with archive.open("rb") as source:
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=source, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, env={}
-        )
+        process = await programs.start(*command, stdin=source, stderr=asyncio.subprocess.PIPE)
     try:
         assert process.stderr is not None
         words = await process.stderr.read(_MOST_WORDS)

@@ -1,4 +1,4 @@
-"""`sandpit status` and `sandpit env`."""
+"""`sandpit status`, `sandpit env` and `sandpit openapi`."""
 
 from __future__ import annotations
 
@@ -59,6 +59,11 @@ def _text(answer: dict[str, Any], data_dir: str) -> str:
         ready = counts["ready"].get(template["build"])
         about = "" if ready is None else f"{template['runtime']:8} {ready} ready in the pool"
         lines.append(f"    {template['template']:22} {about}".rstrip())
+    if counts.get("overdue"):
+        lines.append(
+            f"  overdue    {counts['overdue']} sandboxes, which should have ended or been paused: see the server's log"
+        )
+        lines += [f"    {it['sandbox_id']:22} {it['state']:8} {it['seconds']:.0f} s" for it in answer["overdue"]]
     return "\n".join(lines)
 
 
@@ -96,6 +101,14 @@ def env(*, as_json: bool, legacy: bool = False) -> None:
         typer.echo(f"export {name}={shlex.quote(value)}")
 
 
+def openapi() -> None:
+    """Print the API's description."""
+    from sandpit.api.app import ROUTES
+    from sandpit.api.openapi import document
+
+    typer.echo(json.dumps(document(ROUTES), indent=1))
+
+
 def _names(settings: Settings, state: dict[str, Any]) -> dict[str, str]:
     """The domain, and the authorities to trust (legacy-protocol 1.4).
 
@@ -103,7 +116,7 @@ def _names(settings: Settings, state: dict[str, Any]) -> dict[str, str]:
     """
     tls = state["addresses"].get("tls")
     _, _, port = str(tls or state["addresses"]["edge"]).rpartition(":")
-    values = {"E2B_DOMAIN": settings.domain or f"{settings.tls_domain}:{port}"}
+    values = {"E2B_DOMAIN": settings.public_domain(int(port))}
     if tls is not None and settings.tls_certificate is None:
         bundle = str(located(settings.data_dir, settings.tls_domain).bundle)
         values |= {"SSL_CERT_FILE": bundle, "REQUESTS_CA_BUNDLE": bundle, "NODE_EXTRA_CA_CERTS": bundle}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from sandpit.node.control_secret import ControlSecret
 from sandpit.node.guesthttp import CONNECT_SECONDS, AgentUnavailable, Answer, GuestHttp
 from sandpit.node.guestmessages import CommandRefused, events, exit_code, expect
 from sandpit.node.guestmessages import output as printed
@@ -80,8 +81,9 @@ class Identity:
 class Agent:
     """The agent at one address. Owns its connections: close it."""
 
-    def __init__(self, address: str) -> None:
-        """Name the agent; nothing is sent."""
+    def __init__(self, address: str, secret: ControlSecret) -> None:
+        """Name the agent, and what it knows us by; nothing is sent."""
+        self.secret = secret
         self._http = GuestHttp(address, PORT)
 
     async def hang_up(self) -> None:
@@ -103,9 +105,10 @@ class Agent:
         headers: Mapping[str, str] | None = None,
         content: bytes | AsyncIterator[bytes] = b"",
     ) -> AbstractAsyncContextManager[Answer]:
-        """Every call goes through here. See GuestHttp.call."""
+        """Every call goes through here. See GuestHttp.call; control calls carry what the agent knows us by."""
+        proved = {**(headers or {}), **self.secret.headers(target.partition("?")[0])}
         return self._http.call(
-            method, target, seconds=seconds, limit=limit, connect=connect, headers=headers, content=content
+            method, target, seconds=seconds, limit=limit, connect=connect, headers=proved, content=content
         )
 
     async def wait_healthy(self, timeout: float) -> None:
@@ -131,8 +134,10 @@ class Agent:
             return False
 
     async def claim(self, identity: Identity) -> None:
-        """Tell the agent who it is. Raises: AgentUnavailable."""
-        await self._tell("/init", _CALL_SECONDS, json.dumps(identity.body()).encode())
+        """Give the agent an identity, and a new secret to know us by. Raises: AgentUnavailable."""
+        body = {**identity.body(), "controlKeys": self.secret.offer()}
+        await self._tell("/init", _CALL_SECONDS, json.dumps(body).encode())
+        self.secret.accepted()
 
     async def upload(self, path: str, content: bytes | AsyncIterator[bytes]) -> None:
         """Write a file as root. Raises: AgentUnavailable, and what reading `content` raises."""
@@ -197,13 +202,20 @@ class Agent:
         await self._tell("/unfreeze", timeout)
 
     async def _tell(self, target: str, seconds: float, content: bytes = b"") -> None:
+        status, reason = await self._post(target, seconds, content)
+        if status == 404 and self.secret.swap():
+            status, reason = await self._post(target, seconds, content)
+        if status != 204:
+            raise AgentUnavailable(f"the sandbox's agent refused {target}: {status} {_shown(reason)}")
+        self.secret.confirmed()
+
+    async def _post(self, target: str, seconds: float, content: bytes) -> tuple[int, bytes]:
+        """The status of a call, and the reason if that is a bad one. Raises: AgentUnavailable."""
         headers = {"Content-Type": "application/json"} if content else {}
         async with self._call(
             "POST", target, seconds=seconds, limit=_CALL_BYTES, headers=headers, content=content
         ) as answer:
-            if answer.status != 204:
-                reason = await answer.read()
-                raise AgentUnavailable(f"the sandbox's agent refused {target}: {answer.status} {_shown(reason)}")
+            return answer.status, b"" if answer.status == 204 else await answer.read()
 
     async def start(self, command: str, *, user: str, tag: str | None = None, seconds: float = _CALL_SECONDS) -> int:
         """Start a shell command that goes on after this call; returns its pid. Raises: AgentUnavailable."""

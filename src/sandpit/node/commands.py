@@ -1,4 +1,4 @@
-"""Running the host's tools: one place for subprocesses, their time limits and their errors."""
+"""Running the host's tools: their time limits and their errors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from sandpit import programs
 from sandpit.node.contract import NodeError
 
 _CHUNK = 1 << 20
@@ -32,7 +33,7 @@ def tied(script: str, *arguments: str, propagation: str = "private") -> list[str
 
     A runtime's command that goes on without us would bring a container to life that the next server has tidied up already.
     """
-    guard = f'[ "$PPID" = {os.getpid()} ] || exit 1; '  # we died before the kernel was told to tell
+    guard = f'[ "$PPID" = {os.getpid()} ] || exit 1; unset PWD; '  # we died before the kernel was told to tell
     unshare = ("unshare", "--mount", "--propagation", propagation)
     return ["setpriv", "--pdeathsig", "KILL", *unshare, "sh", "-c", guard + script, "sh", *arguments]
 
@@ -42,7 +43,7 @@ async def run(*command: str, stdin: str | None = None, timeout: float = 30.0) ->
 
     Raises: CommandFailed when it exits non-zero, prints more than 16 MiB or takes longer than `timeout` seconds (it is then killed).
     """
-    process = await asyncio.create_subprocess_exec(
+    process = await programs.start(
         *command,
         stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -100,9 +101,7 @@ async def save(*command: str, target: Path, limit: int, timeout: float) -> None:
     Raises: CommandFailed when it exits non-zero, prints more than `limit` bytes or takes longer than `timeout` seconds (it is killed
     then); OSError.
     """
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
+    process = await programs.start(*command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     assert process.stderr is not None
     complaints = asyncio.ensure_future(process.stderr.read(_MOST_COMPLAINTS))

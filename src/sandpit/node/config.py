@@ -46,6 +46,10 @@ class NodeConfig:
     """Seconds that a create waits for room before it fails."""
     allow_ranges: tuple[IPv4Network, ...] = ()
     """Private ranges that the operator opens to all sandboxes."""
+    sandbox_flows: int = 2048
+    """Connections (and what UDP and ICMP have of that kind) that one sandbox may have open to the world."""
+    name_servers: tuple[str, ...] = ()
+    """Addresses of the name servers that resolve for sandboxes; none: those of the host."""
 
     builds_at_once: int = 2
     """Template builds that run at the same time."""

@@ -51,6 +51,8 @@ class RunningSandbox:
     address: str
     """IPv4 address at which the edge reaches the sandbox's ports from this machine."""
     started_warm: bool = False
+    relay_secret: str = field(default="", repr=False)
+    """By which the sandbox's relay knows the edge; empty for a sandbox from before there were secrets."""
 
 
 @dataclass(frozen=True, slots=True)

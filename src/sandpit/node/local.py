@@ -7,11 +7,11 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 
 from sandpit.diskspace import DiskSpace, Room
-from sandpit.node import images, takeover
+from sandpit.node import images, partials, takeover
 from sandpit.node.admission import Admission
 from sandpit.node.agent import AgentUnavailable
 from sandpit.node.building import MakeBuilder, Parts
@@ -38,7 +38,6 @@ from sandpit.node.dns import DnsRelay
 from sandpit.node.firewall import Firewall
 from sandpit.node.launcher import Launcher, Sandbox
 from sandpit.node.meter import measure
-from sandpit.node.names import NameRules
 from sandpit.node.pools import Pools
 from sandpit.node.runtime.base import Runtime
 from sandpit.node.slots import Slots
@@ -47,8 +46,21 @@ from sandpit.node.starting import START_BYTES, Starter
 from sandpit.node.tails import Tails
 from sandpit.node.tasks import Tasks
 from sandpit.node.templates import Templates
+from sandpit.private import guarded, private
 
 log = logging.getLogger(__name__)
+
+
+_STOP_SECONDS = 8.0
+"""How long each step of a stop may take."""
+
+
+async def _bounded(work: Awaitable[object], what: str) -> None:
+    try:
+        async with asyncio.timeout(_STOP_SECONDS):
+            await work
+    except TimeoutError:
+        log.error("%s took longer than %g s: the next start goes on with it", what, _STOP_SECONDS)
 
 
 class LocalNode:
@@ -61,7 +73,8 @@ class LocalNode:
         self._config = config
         self._runtimes = runtimes
         self._firewall = Firewall(config)
-        self._slots = Slots(config, self._firewall)
+        self._dns = DnsRelay(self._firewall.rules_of, self._firewall.pin, servers=config.name_servers)
+        self._slots = Slots(config, self._firewall, forget=self._dns.forget)
         self._launcher = Launcher(config, runtimes, self._slots, self._firewall)
         self._closures = Closures(config.closures_dir, config.closure_mounts_dir)
         self._closure = closure.name
@@ -80,8 +93,6 @@ class LocalNode:
         self._callbacks: list[SandboxGone] = []
         self._starter = Starter(config, self._launcher, self._admission, self._templates, self._snapshotter)
         self._pools = Pools(config, self._templates, self._starter.ahead, self._discard, self._standing)
-        rules = NameRules(self._sandboxes, self._slots, self._firewall)
-        self._dns = DnsRelay(rules.may_resolve, rules.resolved)
 
     def on_gone(self, callback: SandboxGone) -> None:
         """See Node."""
@@ -139,8 +150,11 @@ class LocalNode:
 
     async def _take_over(self) -> Sequence[RunningSandbox]:
         """Prepare everything else, and find what an earlier process left."""
+        for directory in (self._config.data_dir, self._config.run_dir):
+            guarded(directory)
         for directory in (self._config.sandboxes_dir, self._config.snapshots_dir, self._config.roots_dir):
-            directory.mkdir(parents=True, exist_ok=True, mode=0o711)
+            private(directory)
+        await asyncio.to_thread(partials.sweep, self._config.roots_dir)
         await self._snapshotter.prepare()
         self._builder.prepare()
         await self._firewall.install(await self._dns.start())
@@ -156,15 +170,21 @@ class LocalNode:
         await asyncio.gather(*(self._snapshotter.go_on(sandbox) for sandbox in self._sandboxes.values()))
         for image in images.load_all(self._config):
             self._pools.of(image.build_id)
-        return [RunningSandbox(sandbox_id, sandbox.address) for sandbox_id, sandbox in self._sandboxes.items()]
+        return [sandbox.running() for sandbox in self._sandboxes.values()]
+
+    def kill_now(self) -> None:
+        """Have every sandbox die, without waiting for anything: for a server that cannot stop in order. Blocking; from any thread."""
+        for sandbox in list(self._sandboxes.values()):
+            self._launcher.kill(sandbox)
 
     async def stop(self, *, kill_sandboxes: bool) -> None:
-        """See Node."""
-        await self._pools.close()
+        """See Node. What takes longer than its time is left for the next start, which finds it."""
+        await _bounded(self._pools.close(), "ending the sandboxes that wait")
         if kill_sandboxes:
-            await asyncio.gather(*(self._kill_if_there(sandbox_id) for sandbox_id in list(self._sandboxes)))
-        await self._standing.close()
-        await self._tasks.drain()
+            kills = (self._kill_if_there(sandbox_id) for sandbox_id in list(self._sandboxes))
+            await _bounded(asyncio.gather(*kills), "killing the sandboxes")
+        await _bounded(self._standing.close(), "ending what goes on all the time")
+        await _bounded(self._tasks.drain(), "cleaning up after sandboxes")
         for sandbox in self._sandboxes.values():
             await sandbox.agent.close()
         await self._dns.stop()
@@ -208,7 +228,7 @@ class LocalNode:
         except BaseException:
             self._tasks.spawn(self._launcher.discard(sandbox), f"discard {sandbox.container_id}")
             raise
-        return RunningSandbox(spec.sandbox_id, sandbox.address, started_warm=warm)
+        return sandbox.running(warm=warm)
 
     def _keep(self, sandbox: Sandbox) -> None:
         """A sandbox that has an owner: found by id, watched."""
@@ -237,7 +257,7 @@ class LocalNode:
     async def snapshot(self, sandbox_id: str, snapshot_id: str, *, memory: bool, end: bool) -> SnapshotInfo:
         """See Node."""
         sandbox = self._get(sandbox_id)
-        async with self._tails.away(sandbox):
+        async with sandbox.busy, self._tails.away(sandbox):
             info = await self._snapshotter.take(sandbox, snapshot_id, memory=memory, end=end)
         if (
             end and self._sandboxes.pop(sandbox_id, None) is not None
@@ -279,6 +299,8 @@ class LocalNode:
     async def kill(self, sandbox_id: str) -> None:
         """See Node."""
         sandbox = self._get(sandbox_id)
+        # Nothing that is under way lets it go on, or asks its agent for anything, from here on.
+        sandbox.ending = True
         await self._tails.finish(sandbox)
         try:
             await self._launcher.end(sandbox)

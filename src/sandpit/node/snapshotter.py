@@ -57,13 +57,19 @@ class Snapshotter:
         sandbox.responsive = True
 
     async def take(self, sandbox: Sandbox, snapshot_id: str, *, memory: bool, end: bool) -> SnapshotInfo:
-        """See Node.snapshot. If the sandbox was to end, it is dying when this returns; in every other case it goes on."""
+        """See Node.snapshot. If the sandbox was to end, it is dying when this returns; in every other case it goes on.
+
+        A kill interrupts it: it is cancelled, leaves no files, and asks a sandbox that is ending for nothing.
+        """
         began = time.monotonic()
         memory = memory and self._launcher.runtime_named(sandbox.runtime).snapshots()
         try:
             size = snapshot_bytes(sandbox, memory=memory)
             with self._space.claimed(self._config.sandbox_snapshots_dir, size, "this snapshot") as claim:
-                complete = await self._write(sandbox, snapshot_id, claim, memory=memory, end=end)
+                async with self._staged(snapshot_id) as staging:
+                    complete = await self._write(sandbox, snapshot_id, staging, claim, memory=memory, end=end)
+                    if not end:
+                        await self.go_on(sandbox)
         except BaseException as error:
             await asyncio.shield(self.go_on(sandbox))
             if isinstance(error, OSError):
@@ -75,27 +81,33 @@ class Snapshotter:
             # Frozen, it does nothing more, and its snapshot is durable: nobody need wait until the kernel has taken its memory back.
             sandbox.ending = True
             sandbox.process.kill()
-        else:
-            await self.go_on(sandbox)
         took = time.monotonic() - began
         log.info("snapshot %s (%s): %d MiB in %.3f s", snapshot_id, complete.kind, complete.info().size >> 20, took)
         return complete.info()
 
-    async def _write(self, sandbox: Sandbox, snapshot_id: str, claim: Claim, *, memory: bool, end: bool) -> Manifest:
-        """Write a snapshot, and leave its sandbox frozen. Raises: NodeError, OSError."""
-        runtime = self._launcher.runtime_named(sandbox.runtime)
-        staging = await asyncio.to_thread(self.store.begin, snapshot_id)
+    @asynccontextmanager
+    async def _staged(self, snapshot_id: str) -> AsyncIterator[Path]:
+        """Where a snapshot is written. Unless the block ends well nothing of it stays, published or not. Raises: NodeError, OSError."""
+        staging = self.store.begin(snapshot_id)
         try:
-            await asyncio.to_thread(runtime.keep_release)
-            manifest = self._manifest(sandbox, runtime, snapshot_id, memory=memory)
-            if memory:
-                await self._save_memory(sandbox, runtime, staging, claim)
-            else:
-                await self._save_disk(sandbox, runtime, staging, claim, end=end)
-            return await asyncio.to_thread(self.store.commit, staging, manifest)
+            yield staging
         except BaseException:
             await asyncio.to_thread(self.store.abandon, staging)
             raise
+        self.store.settle(staging)
+
+    async def _write(
+        self, sandbox: Sandbox, snapshot_id: str, staging: Path, claim: Claim, *, memory: bool, end: bool
+    ) -> Manifest:
+        """Write and publish a snapshot, and leave its sandbox frozen. Raises: NodeError, OSError."""
+        runtime = self._launcher.runtime_named(sandbox.runtime)
+        await asyncio.to_thread(runtime.keep_release)
+        manifest = self._manifest(sandbox, runtime, snapshot_id, memory=memory)
+        if memory:
+            await self._save_memory(sandbox, runtime, staging, claim)
+        else:
+            await self._save_disk(sandbox, runtime, staging, claim, end=end)
+        return await asyncio.to_thread(self.store.commit, staging, manifest)
 
     async def _save_memory(self, sandbox: Sandbox, runtime: Runtime, staging: Path, claim: Claim) -> None:
         """Frozen first and left running: whatever fails, the sandbox can go on, and nothing happens in it that is not in the snapshot."""
@@ -115,7 +127,7 @@ class Snapshotter:
 
     async def go_on(self, sandbox: Sandbox) -> None:
         """Let a sandbox run, frozen or not; one that has died meanwhile is no news here."""
-        if not sandbox.process.alive():
+        if sandbox.ending or not sandbox.process.alive():
             return
         try:
             await self._launcher.runtime_named(sandbox.runtime).thaw(sandbox.container_id, sandbox.cgroup)
@@ -133,6 +145,7 @@ class Snapshotter:
             _processor(),
             sandbox.closure,
             responsive=sandbox.responsive or not memory,  # a boot brings another agent
+            secret=sandbox.agent.secret.current if memory else "",
         )
 
     async def prepare(self) -> None:
@@ -149,6 +162,8 @@ class Snapshotter:
         """Why a snapshot's memory cannot be restored here; None when it can, or has none."""
         if manifest.kind != "memory":
             return None
+        if not manifest.secret:
+            return "its agent would believe whoever has the gateway's address (it is from before control calls had a secret)"
         if manifest.release != self._launcher.runtime_named(manifest.runtime).release():
             return "another release of the runtime took it"
         if manifest.processor != _processor():
@@ -168,7 +183,10 @@ class Snapshotter:
         verified = asyncio.ensure_future(asyncio.to_thread(self.store.verify, manifest))
         try:
             sandbox = await self._launcher.launch(source, answers=answers, begun=begun)
-        except BaseException:
+        except asyncio.CancelledError:
+            verified.cancel()  # who kills it does not wait until gigabytes were read
+            raise
+        except Exception:
             await asyncio.shield(verified)  # damage is the better explanation of a failure
             raise
         try:
@@ -200,7 +218,7 @@ class Snapshotter:
         sandbox = await self.restore(manifest, answers=manifest.responsive, begun=begun)
         try:
             limit = (sandbox.image.disk_mb << 20) * _TAR_OVERHEAD
-            if manifest.responsive:
+            if manifest.responsive and manifest.secret:
                 with self._space.claimed(disk.parent, 0, "the file system of a snapshot") as claim:
                     await sandbox.agent.save_disk(disk, stop_processes=True, limit=limit, claim=claim.write)
             else:
@@ -215,7 +233,7 @@ class Snapshotter:
         runtime = self._launcher.runtime_named(manifest.runtime) if snapshot is None else self._its_release(manifest)
         root = await runtime.root(images.split(image, layers)[0], self._config.roots_dir)
         closure = self._closures.mounted(manifest.closure if snapshot else self._closure)
-        return Source(image, layers, root, closure, snapshot, runtime, disk)
+        return Source(image, layers, root, closure, snapshot, runtime, disk, manifest.secret)
 
     def _its_release(self, manifest: Manifest) -> Runtime:
         """The release that took a snapshot. Raises: NodeError when it is gone."""

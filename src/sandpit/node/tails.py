@@ -64,11 +64,10 @@ class Tail:
                 pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
 
     async def drain(self) -> None:
-        """Fetch what is there, if that is soon."""
-        with contextlib.suppress(AgentUnavailable, TimeoutError):
-            async with asyncio.timeout(_LAST_SECONDS):
-                while await self._fetch(wait=False):
-                    pass
+        """Fetch what is there, until cancelled."""
+        with contextlib.suppress(AgentUnavailable):
+            while await self._fetch(wait=False):
+                pass
 
     async def _fetch(self, *, wait: bool) -> float:
         """Deliver the next events; returns how many, or more if they are larger than events are. Raises: AgentUnavailable."""
@@ -108,10 +107,12 @@ class Tails:
         return tail
 
     async def finish(self, sandbox: Sandbox) -> Tail | None:
-        """Fetch what is left, and follow no longer."""
+        """Fetch what is left, if that is soon, and follow no longer. Whatever the sandbox does, it takes `_LAST_SECONDS` at most."""
         tail = self.stop(sandbox)
         if tail is not None:
-            await tail.drain()
+            draining = self._tasks.spawn(tail.drain(), f"last events of {sandbox.sandbox_id}")
+            await asyncio.wait({draining}, timeout=_LAST_SECONDS)
+            draining.cancel()
         return tail
 
     @asynccontextmanager

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 import time
 from dataclasses import replace
@@ -24,6 +25,7 @@ from sandpit.node.launcher import Launcher, Sandbox, Source
 from sandpit.node.meter import snapshot_bytes
 from sandpit.node.processors import processor_features
 from sandpit.node.quiet import quiesce
+from sandpit.node.records import write_private
 from sandpit.node.selftest import self_test
 from sandpit.node.start_command import Report, StartCommand, unless_it_fails
 from sandpit.node.trust import GUEST_BUNDLE
@@ -35,6 +37,8 @@ _START_SECONDS = _READY_TIMEOUT + 60
 """How long a start command is followed; it goes on."""
 _MANIFEST = "manifest.json"
 """Its presence makes a snapshot complete."""
+_SECRET_FILE = "secret"  # noqa: S105 - a name
+"""What the agent in the snapshot's memory knows the node by; mode 0600."""
 _RUNTIME_MB = 24
 _REHEARSAL_SECONDS = 5.0
 _SETTLE_SECONDS = 15.0
@@ -109,9 +113,9 @@ class Templates:
                 await self._try_out(cold, report)
             return cold
         snapshot = self._config.snapshots_dir / build_id / self._key(image)
-        if not (snapshot / _MANIFEST).exists():
+        if not all((snapshot / name).exists() for name in (_MANIFEST, _SECRET_FILE)):
             await self._take(cold, snapshot, report)
-        return replace(cold, snapshot=snapshot)
+        return replace(cold, snapshot=snapshot, secret=(snapshot / _SECRET_FILE).read_text())
 
     async def _try_out(self, cold: Source, report: Report) -> None:
         """Where there are no snapshots: see once that the template starts. Raises: NodeError."""
@@ -198,10 +202,11 @@ class Templates:
     async def _take(self, cold: Source, snapshot: Path, report: Report | None = None) -> None:
         """Boot, run the start command, wait until ready, checkpoint. The snapshot appears whole or not at all."""
         began = time.monotonic()
-        staging = snapshot.with_name(f"{snapshot.name}.new")
+        # A name of its own: a command of a server that was killed may still be writing below the last one.
+        staging = snapshot.with_name(f"{snapshot.name}.{secrets.token_hex(4)}.new")
         # Snapshots of the same build for another runtime, closure or processor: nobody restores them any more.
         await asyncio.to_thread(shutil.rmtree, snapshot.parent, ignore_errors=True)
-        staging.mkdir(parents=True)
+        staging.mkdir(parents=True, mode=0o700)
         sandbox = await self._launcher.launch(cold)
         try:
             await self.start_up(sandbox, report)
@@ -212,6 +217,7 @@ class Templates:
             size = snapshot_bytes(sandbox, memory=True)
             with self._space.claimed(staging, size, "the template's snapshot"):
                 await runtime.checkpoint(sandbox.container_id, staging, leave_running=False)
+            write_private(staging / _SECRET_FILE, sandbox.agent.secret.current)
         finally:
             await asyncio.shield(self._launcher.discard(sandbox))
         size = sum(path.stat().st_size for path in staging.iterdir())

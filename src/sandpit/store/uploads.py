@@ -14,14 +14,21 @@ from pathlib import Path
 from typing import IO
 
 from sandpit.diskspace import Claim, DiskSpace
+from sandpit.ledger import Ledger, OverLimit
 
 _NAME = re.compile(r"[a-z0-9-]{1,64}")
 _CHUNK = 1 << 20
 _NEW = ".new"
+AT_ONCE = 32
+"""Archives that a team may be sending at the same time."""
 
 
 class TooLarge(Exception):
     """The archive is larger than is allowed."""
+
+
+class TooMany(Exception):
+    """The team sends so much at once already that this would not fit into its share beside it."""
 
 
 class Uploads:
@@ -31,6 +38,10 @@ class Uploads:
         """Nothing is touched before the first upload. Beyond `team_bytes`, a team's oldest archives go."""
         self._space = space
         self._directory = directory
+        self._coming = Ledger()
+        """Bytes that are being received, by team, from before their first one."""
+        self._under_way = Ledger()
+        self._room = asyncio.Lock()
         self._archive_bytes = archive_bytes
         self._team_bytes = team_bytes
 
@@ -48,24 +59,41 @@ class Uploads:
         return False
 
     @asynccontextmanager
-    async def receive(self, team: str, name: str, size: int) -> AsyncIterator[Receiver]:
-        """Take an archive of `size` bytes, or more; it is there when the block ends well. Raises: TooLarge, OSError."""
-        if size > self._archive_bytes:
-            raise TooLarge
+    async def receive(self, team: str, name: str, size: int | None = None) -> AsyncIterator[Receiver]:
+        """Take an archive of `size` bytes, or of as many as are allowed; it is there when the block ends well.
+
+        Its room in the team's share is reserved first; old archives go for it. Raises: TooLarge, TooMany, OSError.
+        """
         path = self._path(team, name)
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial = path.with_name(f"{name}.{secrets.token_hex(4)}{_NEW}")
+        limit = self._archive_bytes if size is None else size
+        if limit > self._archive_bytes:
+            raise TooLarge
         try:
             with (
-                self._space.claimed(path.parent, size, "this upload") as claim,
+                self._under_way.reserve(team, limit=AT_ONCE),
+                self._coming.reserve(team, limit, limit=self._team_bytes),
+            ):
+                await self._make_room(path)
+                async with self._receiving(path, limit, claimed=size or 0) as receiver:
+                    yield receiver
+        except OverLimit:
+            raise TooMany from None
+
+    @asynccontextmanager
+    async def _receiving(self, path: Path, limit: int, *, claimed: int) -> AsyncIterator[Receiver]:
+        """`claimed` bytes of the disk are held from the beginning, and more as they come."""
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_NEW}")
+        try:
+            with (
+                self._space.claimed(path.parent, claimed, "this upload") as claim,
                 partial.open("xb", buffering=0) as file,
             ):
-                yield Receiver(file, self._archive_bytes, claim)
+                yield Receiver(file, limit, claim)
                 await asyncio.to_thread(os.fsync, file.fileno())
             partial.rename(path)
         finally:
             partial.unlink(missing_ok=True)
-        await asyncio.to_thread(self._make_room, path)
 
     async def read(self, team: str, name: str) -> AsyncIterator[bytes]:
         """The archive in pieces. Raises: KeyError when it is not there."""
@@ -86,14 +114,25 @@ class Uploads:
             raise KeyError(name)
         return self._directory / team / name
 
-    def _make_room(self, newest: Path) -> None:
-        files = sorted(newest.parent.iterdir(), key=lambda path: path.stat().st_mtime)
-        total = sum(path.stat().st_size for path in files)
-        for path in files:
-            if total <= self._team_bytes or path == newest:
-                return
-            total -= path.stat().st_size
+    async def _make_room(self, newest: Path) -> None:
+        """Have the team's archives, and all that it is sending now, fit its share: the oldest go, the one to be replaced first."""
+        async with self._room:
+            room = self._team_bytes - self._coming.held(newest.parent.name)
+            await asyncio.to_thread(_drop_oldest, newest, room)
+
+
+def _drop_oldest(replaced: Path, room: int) -> None:
+    files: list[tuple[bool, float, int, Path]] = []
+    for path in replaced.parent.glob("*"):
+        if path.suffix != _NEW:
+            status = path.stat()
+            files.append((path != replaced, status.st_mtime, status.st_size, path))
+    total = sum(size for _, _, size, _ in files)
+    for is_other, _, size, path in sorted(files):
+        if total > room:
             path.unlink(missing_ok=True)
+        if total > room or not is_other:
+            total -= size
 
 
 class Receiver:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -53,6 +53,8 @@ class Plan:
     """Where the runtime's command and the first process print to. Belongs to the caller."""
     disk: Path | None = None
     """At boot: what an earlier life has written, as `Runtime.copy_disk` or the agent gave it. Belongs to the snapshot; not written to."""
+    handover: bytes = field(default=b"", repr=False)
+    """At boot: what the first process reads on its standard input, less than a pipe holds. A restored one has read its own."""
 
 
 class Runtime(Protocol):

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 from collections.abc import Sequence
 
+from sandpit import programs
 from sandpit.node.boundedlog import BoundedLog
 from sandpit.node.runtime.base import RuntimeFailed
 
 
-async def run_detached(argv: Sequence[str], what: str, log: BoundedLog, timeout: float) -> None:
+async def run_detached(argv: Sequence[str], what: str, log: BoundedLog, timeout: float, stdin: bytes = b"") -> None:
     """Run a command to its end, with output to `log`: a detached container keeps its descriptors for life.
+
+    It finds `stdin` on its standard input, which must fit into a pipe (4096 bytes, pipe(7)).
 
     Cancelled, or after `timeout` seconds, the command is killed. Raises: RuntimeFailed, OSError.
     """
-    process = await asyncio.create_subprocess_exec(
-        *argv, stdin=asyncio.subprocess.DEVNULL, stdout=log.descriptor, stderr=log.descriptor, start_new_session=True
-    )
+    given = _pipe_with(stdin) if stdin else subprocess.DEVNULL
+    try:
+        process = await programs.start(
+            *argv, stdin=given, stdout=log.descriptor, stderr=log.descriptor, new_session=True
+        )
+    finally:
+        if stdin:
+            os.close(given)
     try:
         async with asyncio.timeout(timeout):
             status = await process.wait()
@@ -28,3 +38,11 @@ async def run_detached(argv: Sequence[str], what: str, log: BoundedLog, timeout:
         raise
     if status:
         raise RuntimeFailed(f"{what} failed with status {status}: {log.last_words()}")
+
+
+def _pipe_with(content: bytes) -> int:
+    """The reading end of a pipe that holds `content` and then ends."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    with open(writing, "wb", buffering=0) as pipe:  # noqa: PTH123 - a descriptor
+        pipe.write(content)
+    return reading

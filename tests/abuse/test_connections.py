@@ -157,6 +157,32 @@ def test_slow_heads_and_bodies_end(live: Live, monkeypatch: pytest.MonkeyPatch) 
     assert [answer[9:12] for answer in answers] == [b"408", b"408", b"408", b"", b"204", b"204"]
 
 
+def test_clients_of_the_api_that_take_nothing_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+
+    from sandpit.server import _asgi
+
+    monkeypatch.setattr(connections, "STALL_SECONDS", 0.3)
+
+    async def app(scope: object, receive: object, send: object) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})  # type: ignore[operator]
+        await send({"type": "http.response.body", "body": bytes(32 << 20)})  # type: ignore[operator]
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            async with _asgi(app, sock, http=connections.BoundedConnection):
+                _, writer = await asyncio.open_connection(*sock.getsockname())
+                writer.transport.pause_reading()  # type: ignore[attr-defined]
+                writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                while not len(connections.BoundedConnection.peers):
+                    await asyncio.sleep(0.02)
+                while len(connections.BoundedConnection.peers):
+                    await asyncio.sleep(0.02)
+                writer.transport.abort()
+
+    asyncio.run(main())
+
+
 def test_requests_ahead_of_their_answers_are_not_collected(live: Live) -> None:
     before = resident(live.process.pid)
     request = head("GET", "/v2/sandboxes?limit=100", ("X-API-KEY", live.key)).replace(b"Connection: close\r\n", b"")

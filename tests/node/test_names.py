@@ -39,9 +39,9 @@ for number in range(512):
     label = b"slow" ; more = str(number).encode()
     u.send(number.to_bytes(2, "big") + b"\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\4slow" + bytes([len(more)]) + more + b"\\7example\\0\\0\\1\\0\\1")
 held = []
-for _ in range(1000):
-    try: s = socket.socket(); s.settimeout(2); s.connect(("169.254.0.22", 53)); held.append(s)
-    except OSError: break
+for _ in range(int(sys.argv[2])):
+    try: s = socket.socket(); s.settimeout(0.3); s.connect(("169.254.0.22", 53)); held.append(s)
+    except OSError: pass
 print(len(held), flush=True); time.sleep(float(sys.argv[1]))
 """
 
@@ -71,7 +71,7 @@ async def test_one_sandbox_does_not_silence_another() -> None:
         plain.server.names["good.example"] = [PUBLIC]
         greedy, other = await plain.take(), await plain.take()
         before = descriptors()
-        hoard = asyncio.create_task(inside(greedy, HOARD, "4"))
+        hoard = asyncio.create_task(inside(greedy, HOARD, "3", "1000"))
         address, shares, limits = str(greedy.outer), plain.relay._shares, Bounds()
         most = queries = rounds = 0
         while queries < limits.sandbox_queries or rounds < 5:
@@ -93,9 +93,9 @@ async def test_many_greedy_ones_do_not_silence_another() -> None:
     async with plain_slots(bounds=Bounds(queries=16, sandbox_queries=8, connections=8, sandbox_connections=4)) as plain:
         plain.server.names["good.example"] = [PUBLIC]
         greedy, other = [await plain.take() for _ in range(3)], await plain.take()
-        hoards = [asyncio.create_task(inside(slot, HOARD, "4")) for slot in greedy]
-        await asyncio.sleep(2)
-        assert plain.relay._shares._running == 16
+        hoards = [asyncio.create_task(inside(slot, HOARD, "1", "100")) for slot in greedy]
+        while plain.relay._shares._running < 16 or plain.relay._open < 8:
+            await asyncio.sleep(0.02)
         assert await inside(other, ASK + "print(text('good.example', wait=2))") == "ok"
         assert await inside(other, TCP) == "good"
         await asyncio.gather(*hoards)

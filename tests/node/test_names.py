@@ -79,12 +79,13 @@ async def test_one_sandbox_does_not_silence_another() -> None:
             assert await inside(other, ASK + "print(text('good.example', wait=3))") == "ok"
             most, queries, rounds = max(most, descriptors()), max(queries, shares.count(address)), rounds + 1
         assert most - before < limits.sandbox_connections + limits.sandbox_queries + 24
+        hoard.cancel()
+        await asyncio.gather(hoard, return_exceptions=True)
         await plain.give_back(greedy)
         await asyncio.sleep(0.1)
         assert shares.count(address) == 0
         assert address not in plain.relay._clients
         assert descriptors() <= before + 8
-        await hoard
 
 
 @on_uvloop

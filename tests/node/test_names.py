@@ -18,6 +18,7 @@ from sandpit.node.egress import MAX_RULES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
 EVERYTHING = ("0.0.0.0/0",)
 ASK = """
@@ -210,34 +211,51 @@ async def test_names_open_no_private_address() -> None:
         assert not any(address in learned for address in ("169.254", "10.0.0.1", "127.0.0.1", "224.0"))
 
 
+PUSH = """
+import socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("0.0.0.0", 9997))
+_, peer = s.recvfrom(9)
+while True: s.sendto(b"pushed", peer); time.sleep(0.05)
+"""
+LISTEN = f"""
+import os, socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(0.2); s.connect(("{PUBLIC}", 9997))
+while True:
+    try: s.send(b"go"); s.recv(9); break
+    except OSError: pass
+open(sys.argv[1] + "/came", "w").close()
+while not os.path.exists(sys.argv[1] + "/cut"):
+    try: s.recv(9)
+    except OSError: pass
+came, until = 0, time.monotonic() + 2
+s.setblocking(False)
+try:
+    while True: s.recv(9)
+except OSError: pass
+s.settimeout(0.2)
+while time.monotonic() < until:
+    try: came += len(s.recv(9)) > 0
+    except OSError: pass
+print(came)
+"""
+
+
 @on_uvloop
-async def test_new_rules_cut_both_directions() -> None:
+async def test_new_rules_cut_both_directions(tmp_path: Path) -> None:
     """What a forbidden peer still sends does not arrive either."""
-    pushed = (
-        "import socket, time\n"
-        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('0.0.0.0', 9997)); print('ready', flush=True)\n"
-        "_, peer = s.recvfrom(9)\n"
-        "for number in range(40): s.sendto(b'%d' % number, peer); time.sleep(0.1)\n"
-    )
-    listen = (
-        "import socket\n"
-        f"s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(('{PUBLIC}', 9997)); s.settimeout(3); s.send(b'go')\n"
-        "came = []\n"
-        "try:\n"
-        "    while len(came) < 40: came.append(s.recv(9))\n"
-        "except OSError: pass\n"
-        "print(len(came))\n"
-    )
     with Outside() as outside:
         async with plain_slots() as plain:
             slot = await plain.take()
-            far = asyncio.create_task(output("ip", "netns", "exec", outside.name, "python3", "-c", pushed))
-            await asyncio.sleep(0.5)
-            near = asyncio.create_task(inside(slot, listen))
-            await asyncio.sleep(1)
+            far = asyncio.create_task(output("ip", "netns", "exec", outside.name, "python3", "-c", PUSH))
+            near = asyncio.create_task(inside(slot, LISTEN, str(tmp_path)))
+            while not (tmp_path / "came").exists():
+                await asyncio.sleep(0.05)
             await plain.set(slot, deny=(f"{PUBLIC}/32",))
-            assert 0 < int(await near) < 35
-            await far
+            await asyncio.sleep(0.2)  # what is in the socket's queue
+            (tmp_path / "cut").touch()
+            assert await near == "0"
+            far.cancel()
+            await asyncio.gather(far, return_exceptions=True)
             await plain.set(slot, allow=(PUBLIC,), deny=EVERYTHING)
             reach = f"import urllib.request as u; print(u.urlopen('http://{PUBLIC}:{PORT}/', timeout=5).read())"
             assert await inside(slot, reach) == "b'outside'"

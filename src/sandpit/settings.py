@@ -36,7 +36,7 @@ class Limits(BaseModel):
     max_session_seconds: int = Field(default=24 * 3600, ge=60)
     """Longest time that a sandbox runs without a pause."""
     snapshots_mb: int = Field(default=50 * 1024, ge=0)
-    """Disk in MiB that a team's paused sandboxes and snapshots may take up together."""
+    """Disk in MiB that a team's paused sandboxes and snapshots may take up together; the last one may pass it by its own size."""
     templates_mb: int = Field(default=50 * 1024, ge=0)
     """Disk in MiB that a team's templates may take up together."""
 
@@ -61,7 +61,7 @@ class Build(BaseModel):
     uploads_mb: int = Field(default=20480, ge=1)
     """Size in MiB of all archives of a team; the oldest go first."""
     image_mb: int = Field(default=20480, ge=1)
-    """Size in MiB of an image of a registry: of its layers as they are sent, and of each one unpacked."""
+    """Size in MiB of an image of a registry: of its layers as they are sent, and of all of them unpacked."""
     log_lines: int = Field(default=20_000, ge=100)
     """Lines of output that are kept of a build."""
     cache_hours: float = Field(default=7 * 24.0, ge=0)
@@ -87,6 +87,17 @@ class Pool(BaseModel):
     """The most that are kept waiting, when as many were asked for within a second lately."""
     memory_budget_mb: int = Field(default=2048, ge=0)
     """Memory in MiB that all waiting sandboxes may hold together."""
+
+
+class Log(BaseModel):
+    """The server's own log, when it runs in the background."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file_mb: int = Field(default=10, ge=1)
+    """Size in MiB at which a new file is begun."""
+    files: int = Field(default=5, ge=2)
+    """Files that are kept, the one that is written to among them."""
 
 
 class Retention(BaseModel):
@@ -124,7 +135,7 @@ class Settings(BaseSettings):
     tls_key: Path | None = None
     """PEM file with the key of `tls_certificate`."""
     domain: str | None = None
-    """Domain (and port) of the names `{port}-{sandbox id}.{domain}`; None leaves the choice to the client."""
+    """Domain (and port) of the names `{port}-{sandbox id}.{domain}`, which the API tells clients; None: `e2b.localhost`, this machine."""
     authentication: bool = True
     """False lets every caller act for the default team; only allowed on loopback addresses."""
     runtime: Literal["gvisor", "crun"] | None = None
@@ -149,6 +160,10 @@ class Settings(BaseSettings):
     pool: Pool = Pool()
     build: Build = Build()
     retention: Retention = Retention()
+    disk_reserve_mb: int | None = Field(default=None, ge=0)
+    """Disk in MiB that is kept free for records, the database and logs: sandboxes, snapshots, builds and uploads that would reach into it
+    are refused (507). None keeps a twentieth of the file system, at most 2 GiB."""
+    log: Log = Log()
     pass_host_ca: bool = False
     """Give the host's CA certificates and proxy settings to the sandboxes, and to template builds, which are sandboxes too."""
     database_url: str | None = None
@@ -167,6 +182,16 @@ class Settings(BaseSettings):
     def tls_domain(self) -> str:
         """The domain in the certificate, without a port."""
         return self.domain.partition(":")[0] if self.domain else "e2b.localhost"
+
+    def public_domain(self, port: int | None = None) -> str:
+        """What `{port}-{sandbox id}.` is put before: the domain that was set, else this machine's, with the port that serves it.
+
+        `port`: where HTTPS (or HTTP, without `tls`) is served, if that is not what the settings say.
+        """
+        if self.domain:
+            return self.domain
+        served = port or (self.tls_port if self.tls else self.edge_port)
+        return self.tls_domain if self.tls and served == 443 else f"{self.tls_domain}:{served}"
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:

@@ -25,10 +25,20 @@ MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 20.0
 """From a head's first byte (or the connection's start) to its last."""
 BODY_SECONDS = 60.0
+"""For all of a body, but an upload's."""
+UPLOADS = "/template-files"
+"""Below this path archives are uploaded: they may take longer, as long as they come on."""
+UPLOAD_SECONDS = 3600.0
+"""For all of an upload."""
+UPLOAD_WINDOW_SECONDS = 60.0
+UPLOAD_WINDOW_BYTES = 60 * 1024
+"""What at least must arrive within each window while the server is reading: 1 KiB/s, which no client's network falls below."""
 STALL_SECONDS = 60.0
 """How long a client may take nothing of an answer that is larger than what the kernel holds for it."""
 MAX_PIPELINED = 64
 """Requests that wait for the answers before theirs. uvicorn makes tens of kilobytes of objects out of each."""
+_CLOCK_SECONDS = 0.01
+"""How much too early a timer may fire."""
 _SLICE = 8 * 1024
 """Bytes parsed between two looks at how many requests they made."""
 
@@ -44,6 +54,10 @@ class BoundedConnection(HttpToolsProtocol):
     _stall: asyncio.TimerHandle | None = None
     _collected = 0
     """Bytes since the last request's end or the last piece of a body: what the parser may be holding."""
+    _received = 0
+    """Bytes of the body of an upload."""
+    _until = 0.0
+    """When an upload must have ended, by the loop's clock."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -108,6 +122,10 @@ class BoundedConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._limit_time(BODY_SECONDS)
         super().on_headers_complete()
+        if self.parser.get_method() == b"PUT" and self.scope["raw_path"].startswith(f"{UPLOADS}/".encode()):
+            self._received = 0
+            self._until = self.loop.time() + UPLOAD_SECONDS
+            self._watch_upload(0)
 
     def on_chunk_header(self) -> None:
         """The parser's word that a chunk begins."""
@@ -115,6 +133,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._collected = 0
+        self._received += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -122,11 +141,40 @@ class BoundedConnection(HttpToolsProtocol):
         self._forget_timer()
         super().on_message_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn's answer to what is no HTTP: in the API's own form."""
+        self._refuse(HTTPStatus.BAD_REQUEST, msg)
+
     def _limit_time(self, seconds: float) -> None:
         self._forget_timer()
         self._timer = self.loop.call_later(
             seconds, self._refuse, HTTPStatus.REQUEST_TIMEOUT, f"the request did not arrive within {seconds:g} s"
         )
+
+    def _watch_upload(self, before: int) -> None:
+        """Begin a window, at whose end enough must have come since `before` bytes; a refused upload has the time of any other body."""
+        self._forget_timer()
+        left = max(self._until - self.loop.time(), 0)
+        self._timer = self.loop.call_later(min(UPLOAD_WINDOW_SECONDS, left), self._judge_upload, before)
+
+    def _judge_upload(self, before: int) -> None:
+        if self.loop.time() >= self._until - _CLOCK_SECONDS:
+            self._refuse_upload(f"the upload did not end within {UPLOAD_SECONDS:g} s")
+        elif self.cycle is None or self.cycle.response_complete:
+            self._refuse_upload("the upload was answered, and goes on")
+        elif self._received - before < UPLOAD_WINDOW_BYTES and not self.flow.read_paused:
+            self._refuse_upload(
+                f"the upload came on by less than {UPLOAD_WINDOW_BYTES >> 10} KiB in {UPLOAD_WINDOW_SECONDS:g} s",
+            )
+        else:
+            self._watch_upload(self._received)
+
+    def _refuse_upload(self, message: str) -> None:
+        """Answer before the handler does, who hears that the body ends here."""
+        if self.cycle is not None and not self.cycle.response_started and not self.pipeline:
+            self.cycle.disconnected = self.cycle.response_complete = True
+            self.cycle.message_event.set()
+        self._refuse(HTTPStatus.REQUEST_TIMEOUT, message)
 
     def _forget_timer(self) -> None:
         if self._timer is not None:

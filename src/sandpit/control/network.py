@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sandpit.control.errors import InvalidRequestError
+from sandpit.control.limits import MAX_DNS_SERVERS, MAX_HTTPS_PORTS
 from sandpit.edge.directory import AGENT_PORT
 from sandpit.node.contract import NetworkPolicy
 from sandpit.node.egress import address_range, denies_everything
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 ALL_TRAFFIC = "0.0.0.0/0"
-MAX_DNS_SERVERS = 10
-MAX_HTTPS_PORTS = 128
 PORT_PLACEHOLDER = "${PORT}"
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
 _DOMAIN = re.compile(rf"(?:\*\.)?(?:{_LABEL}\.)*(?P<last>{_LABEL})")

@@ -147,14 +147,14 @@ class Dialer:
         self._api_ports = api_ports if api_ports is not None else set()
         """Local ports of the connections to the API: it can tell them from those of clients on this machine."""
 
-    async def dial(self, key: Key) -> Upstream:
-        """A fresh connection. Raises PortClosedError."""
+    async def dial(self, key: Key, relay_secret: str = "") -> Upstream:
+        """A fresh connection. `relay_secret` is what the relay knows us by. Raises PortClosedError."""
         try:
             upstream = await self._connect(key, key.port)
         except OSError as error:  # TimeoutError is one
             if not key.relay:
                 raise PortClosedError from error
-            upstream = await self._relay(key)
+            upstream = await self._relay(key, relay_secret)
         return await self._secure(upstream) if key.tls else upstream
 
     async def _connect(self, key: Key, port: int) -> Upstream:
@@ -185,13 +185,14 @@ class Dialer:
         upstream.on_closed = lambda: self._api_ports.discard(port)
         return upstream
 
-    async def _relay(self, key: Key) -> Upstream:
+    async def _relay(self, key: Key, secret: str) -> Upstream:
         try:
             upstream = await self._connect(key, RELAY_PORT)
         except OSError as error:
             raise PortClosedError from error
         try:
-            answer = await upstream.greet(b"%d\n" % key.port, self._limits.dial_time)
+            line = f"{key.port} {secret}\n" if secret else f"{key.port}\n"
+            answer = await upstream.greet(line.encode(), self._limits.dial_time)
         except asyncio.CancelledError:
             upstream.abort()
             raise

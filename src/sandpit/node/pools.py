@@ -73,5 +73,5 @@ class Pools:
 
     def _has_room(self, build_id: str) -> bool:
         """Whether one more ready sandbox fits the memory budget of all pools."""
-        held = sum(len(pool) * self._templates.resident_mb(build) for build, pool in self._pools.items())
+        held = sum(pool.holding * self._templates.resident_mb(build) for build, pool in self._pools.items())
         return held + self._templates.resident_mb(build_id) <= self._config.pool_memory_mb

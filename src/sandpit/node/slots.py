@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -20,9 +21,11 @@ from sandpit.node.commands import CommandFailed, run
 from sandpit.node.config import GATEWAY_ADDRESS, INNER_ADDRESS, INNER_PREFIX, NodeConfig
 from sandpit.node.contract import CapacityExhausted, NetworkPolicy
 from sandpit.node.firewall import Firewall
+from sandpit.node.namespaces import local_ports
 
 _NETNS_DIR = Path("/run/netns")
 _BATCH = 8
+INTERPRETER_PORTS = frozenset({49999, 8888})
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +99,28 @@ class Slots:
             self._forget(str(slot.outer))  # what came while the rules were being replaced
             await self._forget_flows(slot)
             await self._address([slot])
-        except CommandFailed:
+            usable = not await self._holds_ports(slot)
+        except (CommandFailed, OSError):
+            usable = False
+        if not usable:
             await self._destroy([slot], ruled=True)
             self._used.pop(slot.number, None)
             self._known.discard(slot.number)
             return
         self._used.pop(slot.number, None)
         self._free.append(slot)
+
+    async def _holds_ports(self, slot: Slot) -> bool:
+        """Whether connections that outlive the last sandbox's processes would keep the next one's interpreter from its ports.
+
+        Only in crun: gVisor's sockets end with it. The agent's own ports are bound so that such remains do not matter.
+        """
+        executor = ThreadPoolExecutor(1)  # the thread stays in the namespace, so it must not be used again
+        try:
+            ports = await asyncio.get_running_loop().run_in_executor(executor, local_ports, slot.namespace_path)
+        finally:
+            executor.shutdown(wait=False)
+        return not ports.isdisjoint(INTERPRETER_PORTS)
 
     async def _forget_flows(self, slot: Slot) -> None:
         """Drop tracked connections, so that no packet of the last sandbox's flows reaches the next one."""

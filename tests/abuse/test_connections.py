@@ -110,7 +110,7 @@ def test_trailers_and_chunk_headers_without_end_are_not_collected(live: Live, en
 def test_chunked_bodies_are_read_whole(live: Live) -> None:
     """The bounds must not hit a body that comes in many pieces."""
     start = head("POST", "/v2/sandboxes", ("X-API-KEY", live.key), ("Transfer-Encoding", "chunked"))
-    body = b'{"templateID": "nothing", "metadata": {"k": "%s"}}' % (b"v" * 100_000)
+    body = b'{"templateID": "nothing"%s}' % (b" " * 100_000)
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
     assert raw(live.api_url, start + chunks + b"0\r\n\r\n")[0] == 404
     headers = {"X-API-KEY": live.key}

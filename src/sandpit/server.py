@@ -204,15 +204,16 @@ def _edge_limits(settings: Settings, descriptors: int) -> Limits:
         connections=connections,
         client_connections=min(settings.edge_client_connections, max(connections // 2, 1)),
         proxies=settings.trusted_proxies,
+        pool_total=min(Limits().pool_total, max(connections // 4, 1)),
     )
 
 
 def _edge_connections(descriptors: int) -> int:
-    """How many connections the edge accepts: two descriptors each, beside the API's and the server's own."""
+    """How many connections the edge accepts, beside the API's and the server's own: two descriptors each, and idle ones to sandboxes."""
     usual = Limits().connections
     if descriptors == resource.RLIM_INFINITY:
         return usual
-    return max(64, min(usual, (descriptors - _OWN_DESCRIPTORS - MAX_CONNECTIONS) // 2))
+    return max(64, min(usual, (descriptors - _OWN_DESCRIPTORS - MAX_CONNECTIONS) * 4 // 9))
 
 
 @asynccontextmanager

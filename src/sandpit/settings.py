@@ -89,6 +89,17 @@ class Pool(BaseModel):
     """Memory in MiB that all waiting sandboxes may hold together."""
 
 
+class Log(BaseModel):
+    """The server's own log, when it runs in the background."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file_mb: int = Field(default=10, ge=1)
+    """Size in MiB at which a new file is begun."""
+    files: int = Field(default=5, ge=2)
+    """Files that are kept, the one that is written to among them."""
+
+
 class Retention(BaseModel):
     """How long records are kept, in seconds, and how many log lines."""
 
@@ -124,7 +135,7 @@ class Settings(BaseSettings):
     tls_key: Path | None = None
     """PEM file with the key of `tls_certificate`."""
     domain: str | None = None
-    """Domain (and port) of the names `{port}-{sandbox id}.{domain}`; None leaves the choice to the client."""
+    """Domain (and port) of the names `{port}-{sandbox id}.{domain}`, which the API tells clients; None: `e2b.localhost`, this machine."""
     authentication: bool = True
     """False lets every caller act for the default team; only allowed on loopback addresses."""
     runtime: Literal["gvisor", "crun"] | None = None
@@ -135,10 +146,24 @@ class Settings(BaseSettings):
     """Addresses that sandboxes have on this machine, one each; nobody else sees them."""
     allow_ranges: tuple[ipaddress.IPv4Network, ...] = ()
     """Private address ranges that sandboxes may reach in spite of the rule that they may reach none."""
+    edge_client_connections: int = Field(default=2000, ge=1)
+    """Connections that one client address (one /64 in IPv6) may have to the gateway, which takes 10,000 in all."""
+    api_client_connections: int = Field(default=500, ge=1)
+    """The same for the API's port, which takes 2,000 in all."""
+    trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    """Addresses of proxies in front of this server: many clients are behind them, so limits per client address do not hold."""
+    name_servers: tuple[ipaddress.IPv4Address, ...] = Field(default=(), max_length=3)
+    """Name servers that resolve for sandboxes; none: those of /etc/resolv.conf."""
+    sandbox_flows: int = Field(default=2048, ge=16, le=60_000)
+    """Connections to the world (TCP, and flows of UDP and ICMP) that one sandbox may have open at a time."""
     limits: Limits = Limits()
     pool: Pool = Pool()
     build: Build = Build()
     retention: Retention = Retention()
+    disk_reserve_mb: int | None = Field(default=None, ge=0)
+    """Disk in MiB that is kept free for records, the database and logs: sandboxes, snapshots, builds and uploads that would reach into it
+    are refused (507). None keeps a twentieth of the file system, at most 2 GiB."""
+    log: Log = Log()
     pass_host_ca: bool = False
     """Give the host's CA certificates and proxy settings to the sandboxes, and to template builds, which are sandboxes too."""
     database_url: str | None = None
@@ -157,6 +182,16 @@ class Settings(BaseSettings):
     def tls_domain(self) -> str:
         """The domain in the certificate, without a port."""
         return self.domain.partition(":")[0] if self.domain else "e2b.localhost"
+
+    def public_domain(self, port: int | None = None) -> str:
+        """What `{port}-{sandbox id}.` is put before: the domain that was set, else this machine's, with the port that serves it.
+
+        `port`: where HTTPS (or HTTP, without `tls`) is served, if that is not what the settings say.
+        """
+        if self.domain:
+            return self.domain
+        served = port or (self.tls_port if self.tls else self.edge_port)
+        return self.tls_domain if self.tls and served == 443 else f"{self.tls_domain}:{served}"
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:

@@ -146,6 +146,22 @@ async def test_sandboxes_of_a_snapshot(client: httpx.AsyncClient, node: MemoryNo
     assert [info.memory for info in node.snapshots()] == [memory] * 3
 
 
+async def test_the_log_names_a_snapshot_as_its_caller_does(client: httpx.AsyncClient) -> None:
+    sandbox_id = (await create(client))["sandboxID"]
+    taken = [
+        (await take(client, sandbox_id))["snapshotID"],
+        (await take(client, sandbox_id, name="kept:v1"))["snapshotID"],
+    ]
+    for path in ("/sandboxes", "/v2/sandboxes"):
+        lines = (await client.get(f"{path}/{sandbox_id}/logs")).json()
+        entries = lines.get("logEntries") or lines["logs"]
+        found = [entry["fields"] for entry in entries if entry["message"] == "snapshot taken"]
+        assert [fields["snapshotID"] for fields in found] == taken
+    for snapshot_id in taken:
+        await create(client, template=snapshot_id)
+        assert (await client.delete(f"/templates/{snapshot_id.replace('/', '%2F')}")).status_code in (204, 400)
+
+
 async def test_names(client: httpx.AsyncClient, control: ControlPlane) -> None:
     slug = (await control.services.keys.authenticate(str(control.first_key))).slug
     sandbox_id = (await create(client))["sandboxID"]

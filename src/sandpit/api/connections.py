@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sandpit.edge.peers import Peers
+
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Set
 
 MAX_CONNECTIONS = 2000
+CLIENT_CONNECTIONS = 500
+"""Of one client address (of one /64 in IPv6), as long as the operator sets nothing else."""
 MAX_HEAD_BYTES = 64 * 1024
 """Of a head; also of trailers, or of one chunk's header, which the parser collects as well."""
 HEAD_SECONDS = 20.0
@@ -39,6 +44,10 @@ _SLICE = 8 * 1024
 class BoundedConnection(HttpToolsProtocol):
     """One connection of the API's port."""
 
+    peers = Peers(total=MAX_CONNECTIONS, each=CLIENT_CONNECTIONS)
+    """All connections of the port; `bounded` makes a class for another one."""
+    gateway_ports: Set[int] = frozenset()
+    """Local ports of the gateway's connections: the gateway counts whose they are."""
     _timer: asyncio.TimerHandle | None = None
     _collected = 0
     """Bytes since the last request's end or the last piece of a body: what the parser may be holding."""
@@ -50,11 +59,28 @@ class BoundedConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._limit_time(HEAD_SECONDS)
-        if len(self.connections) > MAX_CONNECTIONS:
-            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "the API has too many connections: try again later")
+        peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        if peer and own and peer[0] == own[0] and peer[1] in self.gateway_ports:
+            return
+        address = peer[0] if peer else ""
+        room = self.peers.has_room(address)
+        self.peers.add(self, address)
+        if not room:
+            message = "the API has too many connections, from this address or in all: try again later"
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, message)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def drop(self) -> None:
+        """End at once: another client needs the place."""
+        self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_timer()
+        self.peers.remove(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -96,6 +122,10 @@ class BoundedConnection(HttpToolsProtocol):
         self._collected = 0
         self._forget_timer()
         super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn's answer to what is no HTTP: in the API's own form."""
+        self._refuse(HTTPStatus.BAD_REQUEST, msg)
 
     def _limit_time(self, seconds: float) -> None:
         self._forget_timer()
@@ -142,5 +172,12 @@ class BoundedConnection(HttpToolsProtocol):
             return
         body = json.dumps({"code": status, "message": message}).encode()
         head = f"HTTP/1.1 {status} {status.phrase}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            head += "retry-after: 1\r\n"
         self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         self.transport.close()
+
+
+def bounded(peers: Peers, gateway_ports: Set[int]) -> type[BoundedConnection]:
+    """The class of one port's connections, as uvicorn takes it."""
+    return type("PortConnection", (BoundedConnection,), {"peers": peers, "gateway_ports": gateway_ports})

@@ -6,16 +6,17 @@ import asyncio
 import hashlib
 import json
 import shutil
-import subprocess
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from sandpit import programs
 from sandpit.build import references
-from sandpit.build.layers import IMAGE_STEP, Layer, LayerStore, layer_key, remove_tree
+from sandpit.build.layers import IMAGE_STEP, Layer, LayerStore, layer_key
 from sandpit.build.manifests import ImageRefused
 from sandpit.build.registry import Manifest, Puller
 from sandpit.build.unpacking import UnpackFailed, unpack
 from sandpit.node import mounts
+from sandpit.node.partials import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -137,7 +138,7 @@ class Importer:
 
 
 def _copy_tree(source: Path, target: Path) -> None:
-    subprocess.run(["cp", "-a", "--sparse=always", str(source), str(target)], check=True, capture_output=True)
+    programs.call("cp", "-a", "--sparse=always", str(source), str(target), check=True)
 
 
 def _environment(config: Mapping[str, Any]) -> dict[str, str]:

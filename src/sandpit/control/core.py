@@ -121,7 +121,7 @@ class Core:
         """It runs: the edge finds it, and its time counts. Raises: KilledError."""
         live.become("running")
         live.end_at = sandbox.end_at
-        self.directory.add(target(sandbox, running.address))
+        self.directory.add(target(sandbox, running.address, running.relay_secret))
         self.expiry.set(live.sandbox_id, live.deadline)
         self.operations.spawn(self.logs.follow(live.sandbox_id, is_new=is_new))
 
@@ -150,18 +150,19 @@ class Core:
     def show_asleep(self, sandbox: Sandbox) -> None:
         """Tell the edge about a paused sandbox: requests resume it only if that was asked for, and with its processes."""
         if sandbox.lifecycle.get("autoResume") and sandbox.pause_mode == records.FULL:
-            self.directory.add(target(sandbox, "", asleep=True))  # requests that waited for the pause go on waiting
+            self.directory.add(target(sandbox, "", "", asleep=True))  # requests that waited for the pause go on waiting
         else:
             self.directory.remove(sandbox.id)
 
 
-def target(sandbox: Sandbox, address: str, *, asleep: bool = False) -> Target:
+def target(sandbox: Sandbox, address: str, relay_secret: str, *, asleep: bool = False) -> Target:
     """A sandbox as the edge sees it."""
     network = sandbox.network or {}
     return Target(
         sandbox_id=sandbox.id,
         address=address,
         access_token=sandbox.access_token,
+        relay_secret=relay_secret,
         traffic_token=sandbox.traffic_token,
         mask_request_host=network.get("maskRequestHost"),
         https_ports=frozenset(network.get("httpsPorts") or ()),

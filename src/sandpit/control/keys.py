@@ -100,10 +100,12 @@ class KeyService:
         async with self._database.read() as session:
             return await session.scalar(by_key) is not None or await session.scalar(by_token) is not None
 
-    async def create(self, team_id: str, name: str, created_by: str | None = None) -> tuple[ApiKey, str]:
-        """A new key and its raw text, which nobody can read again. Raises: InvalidRequestError (name)."""
+    async def create(
+        self, team_id: str, name: str, created_by: str | None = None, *, raw: str | None = None
+    ) -> tuple[ApiKey, str]:
+        """A new key and its raw text (`raw`, if one has been made), which nobody can read again. Raises: InvalidRequestError (name)."""
         name = _checked_name(name)
-        raw = ids.api_key()
+        raw = raw if raw is not None else ids.api_key()
         start = len(ids.KEY_PREFIX)
         key = ApiKey(
             id=ids.new_uuid(),

@@ -9,9 +9,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sandpit.control import records
 from sandpit.control.core import Core, not_found
-from sandpit.control.errors import BusyError, ConflictError, SandboxFailedError
+from sandpit.control.errors import BusyError, ConflictError, DiskFullError, SandboxFailedError
 from sandpit.control.live import Pause
-from sandpit.node.contract import AgentUnresponsive, NodeError, UnknownSandbox
+from sandpit.node.contract import AgentUnresponsive, DiskFull, NodeError, UnknownSandbox
 from sandpit.store.models import Sandbox
 from sandpit.store.types import utc_now
 
@@ -41,7 +41,8 @@ class Pausing:
         """Pause a running sandbox.
 
         An agent that does not answer is noted in the snapshot, but with `strict`, or without `memory`, it is a reason not to pause.
-        Raises: NotFoundError, ConflictError, LimitReachedError, BusyError, SandboxFailedError: it goes on; SQLAlchemyError: either.
+        Raises: NotFoundError, ConflictError, LimitReachedError, BusyError, DiskFullError, SandboxFailedError: it goes on;
+        SQLAlchemyError: either.
         """
         async with live.changing():
             if live.state == "paused":
@@ -119,6 +120,8 @@ class Pausing:
             return await self._core.node.snapshot(sandbox_id, sandbox_id, memory=memory, end=True)
         except UnknownSandbox as error:
             raise not_found(sandbox_id) from error
+        except DiskFull as error:
+            raise DiskFullError(f"sandbox '{sandbox_id}' could not be paused and runs on: {error}") from error
         except NodeError as error:
             raise SandboxFailedError(f"sandbox '{sandbox_id}' could not be paused and runs on: {error}") from error
 

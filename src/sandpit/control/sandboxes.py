@@ -13,6 +13,7 @@ from sandpit.control.core import Core, not_found
 from sandpit.control.errors import (
     BusyError,
     ControlError,
+    DiskFullError,
     InvalidRequestError,
     LimitReachedError,
     NotFoundError,
@@ -24,6 +25,7 @@ from sandpit.control.network import check_egress, replace_egress
 from sandpit.control.requests import check_timeout
 from sandpit.node.contract import (
     CapacityExhausted,
+    DiskFull,
     NodeError,
     SandboxSpec,
     UnknownSandbox,
@@ -139,6 +141,11 @@ class SandboxService:
         except (ControlError, SQLAlchemyError):
             # The node cannot help it; a timer tries again.
             log.exception("the record of sandbox %s could not be closed", sandbox_id)
+
+    def team_of(self, sandbox_id: str) -> str | None:
+        """Whose a sandbox is that runs or is paused."""
+        live = self.live.get(sandbox_id)
+        return live.team_id if live is not None else None
 
     def running(self) -> int:
         """How many sandboxes run, of all teams."""
@@ -261,13 +268,15 @@ class SandboxService:
         return sandbox
 
     async def start(self, spec: SandboxSpec) -> RunningSandbox:
-        """Have the node start a sandbox. Raises: UnknownTemplateBuild, UnknownSnapshot, BusyError, SandboxFailedError."""
+        """Have the node start a sandbox. Raises: UnknownTemplateBuild, UnknownSnapshot, BusyError, DiskFullError, SandboxFailedError."""
         try:
             return await self._node.create(spec)
         except (UnknownTemplateBuild, UnknownSnapshot):
             raise
         except CapacityExhausted as error:
             raise BusyError(str(error), error_code="sandbox_capacity_unavailable") from error
+        except DiskFull as error:
+            raise DiskFullError(f"the sandbox could not be started: {error}") from error
         except NodeError as error:
             raise SandboxFailedError(
                 f"the sandbox could not be started: {error}", error_code="sandbox_create_failed"
@@ -294,6 +303,8 @@ class SandboxService:
                 await self._node.update_network(live.sandbox_id, egress.policy())
             except UnknownSandbox as error:
                 raise not_found(live.sandbox_id) from error
+            except DiskFull as error:
+                raise DiskFullError(str(error)) from error
             except NodeError as error:
                 raise SandboxFailedError(f"the egress rules could not be replaced: {error}") from error
 

@@ -14,14 +14,17 @@ from sandpit.control.core import Core, not_found
 from sandpit.control.cursors import MAX_PAGE, encode_cursor
 from sandpit.control.errors import (
     ControlError,
+    DiskFullError,
     ForbiddenError,
     InvalidRequestError,
     SandboxFailedError,
 )
+from sandpit.control.limits import MAX_FORKS
 from sandpit.control.network import check_egress
 from sandpit.control.requests import check_timeout
 from sandpit.control.templatenames import TemplateRef, parse_ref
 from sandpit.node.contract import (
+    DiskFull,
     NodeError,
     SandboxSpec,
     UnknownSandbox,
@@ -45,7 +48,6 @@ if TYPE_CHECKING:
     from sandpit.node.contract import SnapshotInfo
 
 log = logging.getLogger(__name__)
-MAX_FORKS = 100
 
 
 class SnapshotService:
@@ -135,6 +137,8 @@ class SnapshotService:
             return await self._core.node.snapshot(live.sandbox_id, snapshot_id, memory=memory, end=False)
         except UnknownSandbox as error:
             raise not_found(live.sandbox_id) from error
+        except DiskFull as error:
+            raise DiskFullError(f"sandbox '{live.sandbox_id}' could not be copied, it runs on: {error}") from error
         except NodeError as error:
             raise SandboxFailedError(f"sandbox '{live.sandbox_id}' could not be copied, it runs on: {error}") from error
         finally:

@@ -108,7 +108,8 @@ class Connector:
 
     async def _dial(self, asker: Asker) -> None:
         try:
-            upstream = await self._edge.dialer.dial(self._key)
+            target = self.route.target
+            upstream = await self._edge.dialer.dial(self._key, target.relay_secret if target is not None else "")
         except PortClosedError:
             self._give_up(asker, unreachable(self.route, self._edge.directory))
             return

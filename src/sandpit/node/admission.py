@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -28,11 +28,14 @@ class Admission:
         self._turns = FairTurns(max(2, os.cpu_count() or 2))
 
     @asynccontextmanager
-    async def turn(self, image: Image, tenant: str) -> AsyncIterator[None]:
-        """Hold a place among those starting. Raises: CapacityExhausted when memory stays short."""
-        async with self._turns.turn(tenant):
+    async def turn(self, image: Image, tenant: str) -> AsyncIterator[Callable[[], None]]:
+        """Hold a place among those starting, at most until what this gives is called. Raises: CapacityExhausted when memory stays short.
+
+        A place is for the work of this machine: nobody may hold one while a tenant's code decides how long that takes.
+        """
+        async with self._turns.turn(tenant) as release:
             await self._room(image)
-            yield
+            yield release
 
     async def _room(self, image: Image) -> None:
         needed = self._config.memory_reserve_mb + min(_START_MEMORY_MB, image.memory_mb)

@@ -7,14 +7,16 @@ import contextlib
 import logging
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sandpit.node.agent import Agent
+from sandpit.node.boundedlog import BoundedLog
 from sandpit.node.cgroups import Cgroup
 from sandpit.node.config import NodeConfig
-from sandpit.node.contract import NetworkPolicy, NodeError
+from sandpit.node.contract import NetworkPolicy, NodeError, RunningSandbox
+from sandpit.node.control_secret import ControlSecret
 from sandpit.node.firewall import Firewall
 from sandpit.node.images import Image
 from sandpit.node.processes import ProcessId
@@ -46,6 +48,8 @@ class Source:
     """The runtime, and release of it, that the snapshot is bound to; None takes the template's."""
     disk: Path | None = None
     """At a cold boot: what an earlier life has written."""
+    secret: str = field(default="", repr=False)
+    """What the agents in the snapshot know the node by."""
 
 
 @dataclass(slots=True)
@@ -78,6 +82,11 @@ class Sandbox:
         """Where the edge finds it."""
         return str(self.slot.outer)
 
+    def running(self, *, warm: bool = False) -> RunningSandbox:
+        """What the control plane needs to know of one that has an owner."""
+        assert self.sandbox_id is not None
+        return RunningSandbox(self.sandbox_id, self.address, warm, self.agent.secret.relay)
+
     def record(self) -> Record:
         """What to keep on disk."""
         return Record(
@@ -90,6 +99,7 @@ class Sandbox:
             self.sandbox_id,
             asdict(self.policy),
             self.closure,
+            self.agent.secret.record(),
         )
 
     def why_it_ended(self) -> str:
@@ -141,20 +151,29 @@ class Launcher:
         except OSError as error:
             log.warning("the node's control group stays: %s", error)
 
-    async def launch(self, source: Source, *, answers: bool = True) -> Sandbox:
+    async def launch(
+        self, source: Source, *, answers: bool = True, begun: Callable[[], None] = lambda: None
+    ) -> Sandbox:
         """Start a container whose agent answers, unless it is known not to; it belongs to nobody yet.
 
+        `begun` is called when the container runs: from then on the guest decides how long it takes.
         Raises: NodeError; nothing is left behind then.
         """
+        with contextlib.closing(BoundedLog()) as printed:
+            return await self._launch(source, printed, answers, begun)
+
+    async def _launch(self, source: Source, printed: BoundedLog, answers: bool, begun: Callable[[], None]) -> Sandbox:
         runtime = source.runtime or self.runtime_of(source.image)
         container_id = f"c{secrets.token_hex(8)}"
         directory = self._config.sandboxes_dir / container_id
         slot = await self._slots.take()
         try:
-            directory.mkdir(parents=True, mode=0o711)  # root of a user namespace must be able to pass
+            directory.mkdir(parents=True, mode=0o700)
             Record(container_id, source.image.build_id, runtime.name, slot.number).write(directory)
-            plan = self._plan(source, container_id, directory, slot)
+            secret = ControlSecret.new() if source.snapshot is None else ControlSecret(source.secret)
+            plan = self._plan(source, container_id, directory, slot, printed, secret)
             process = await self._begin(runtime, plan, source.snapshot)
+            begun()
             sandbox = Sandbox(
                 container_id,
                 source.image,
@@ -163,11 +182,11 @@ class Launcher:
                 slot,
                 Cgroup(plan.cgroup),
                 process,
-                Agent(str(slot.outer)),
+                Agent(str(slot.outer), secret),
                 closure=source.closure.name,
             )
             if answers:
-                await self._until_healthy(sandbox)
+                await self._until_healthy(sandbox, printed)
             sandbox.cgroup.set_timer_slack(_WAITING_SLACK)
             sandbox.record().write(directory)
         except BaseException:
@@ -188,7 +207,7 @@ class Launcher:
         assert isinstance(begun, ProcessId)
         return begun
 
-    async def _until_healthy(self, sandbox: Sandbox) -> None:
+    async def _until_healthy(self, sandbox: Sandbox, printed: BoundedLog) -> None:
         """Wait for the agent, or for the container's death, whichever comes first. Raises: NodeError."""
         healthy = asyncio.ensure_future(sandbox.agent.wait_healthy(_AGENT_START_SECONDS))
         dead = asyncio.ensure_future(sandbox.process.wait())
@@ -196,7 +215,7 @@ class Launcher:
             await asyncio.wait({healthy, dead}, return_when=asyncio.FIRST_COMPLETED)
             if not healthy.done():
                 raise NodeError(
-                    f"the sandbox ended while it started (template {', '.join(sandbox.image.names)}): {_last_words(sandbox)}"
+                    f"the sandbox ended while it started (template {', '.join(sandbox.image.names)}): {printed.last_words()}"
                 )
             await healthy
         except BaseException:
@@ -207,14 +226,24 @@ class Launcher:
             dead.cancel()
             await asyncio.gather(healthy, dead, return_exceptions=True)
 
-    def _plan(self, source: Source, container_id: str, directory: Path, slot: Slot) -> Plan:
+    def _plan(
+        self,
+        source: Source,
+        container_id: str,
+        directory: Path,
+        slot: Slot,
+        printed: BoundedLog,
+        secret: ControlSecret,
+    ) -> Plan:
         image = source.image
         limits = Limits(image.cpu_count, image.memory_mb, image.disk_mb, image.pids)
         bundle = directory / "bundle"
-        bundle.mkdir()
+        bundle.mkdir(mode=0o700)
         cgroup = self.cgroup(container_id).path
-        layers, closure = source.layers, source.closure
-        return Plan(container_id, bundle, layers, source.root, closure, slot, limits, cgroup, source.disk)
+        layers, closure, handover = source.layers, source.closure, secret.handover()
+        return Plan(
+            container_id, bundle, layers, source.root, closure, slot, limits, cgroup, printed, source.disk, handover
+        )
 
     async def _abandon(self, container_id: str, directory: Path, slot: Slot, runtime: Runtime) -> None:
         """Undo a start that failed."""
@@ -281,11 +310,3 @@ async def _removed(cgroup: Cgroup) -> None:
         else:
             return
     cgroup.remove()
-
-
-def _last_words(sandbox: Sandbox) -> str:
-    """The end of what the runtime and the guest's first process printed."""
-    try:
-        return (sandbox.directory / "runtime.log").read_text(errors="replace").strip()[-2000:] or "(no output)"
-    except OSError:
-        return "(no output)"

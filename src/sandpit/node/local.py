@@ -10,7 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sandpit.node import images, takeover
+from sandpit.diskspace import DiskSpace, Room
+from sandpit.node import images, partials, takeover
 from sandpit.node.admission import Admission
 from sandpit.node.agent import AgentUnavailable
 from sandpit.node.building import MakeBuilder, Parts
@@ -31,20 +32,21 @@ from sandpit.node.contract import (
     SnapshotInfo,
     TemplateImage,
     UnknownSandbox,
+    unwritable,
 )
 from sandpit.node.dns import DnsRelay
 from sandpit.node.firewall import Firewall
 from sandpit.node.launcher import Launcher, Sandbox
 from sandpit.node.meter import measure
-from sandpit.node.names import NameRules
 from sandpit.node.pools import Pools
 from sandpit.node.runtime.base import Runtime
 from sandpit.node.slots import Slots
 from sandpit.node.snapshotter import Snapshotter
-from sandpit.node.starting import Starter
+from sandpit.node.starting import START_BYTES, Starter
 from sandpit.node.tails import Tails
 from sandpit.node.tasks import Tasks, bounded
 from sandpit.node.templates import Templates
+from sandpit.private import guarded, private
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +61,8 @@ class LocalNode:
         self._config = config
         self._runtimes = runtimes
         self._firewall = Firewall(config)
-        self._slots = Slots(config, self._firewall)
+        self._dns = DnsRelay(self._firewall.rules_of, self._firewall.pin, servers=config.name_servers)
+        self._slots = Slots(config, self._firewall, forget=self._dns.forget)
         self._launcher = Launcher(config, runtimes, self._slots, self._firewall)
         self._closures = Closures(config.closures_dir, config.closure_mounts_dir)
         self._closure = closure.name
@@ -68,6 +71,7 @@ class LocalNode:
         self._admission = Admission(config)
         parts = Parts(config, self._launcher, self._templates, self._admission, self._slots, self._firewall)
         self._builder = make_builder(parts)
+        self._space = DiskSpace(config.disk_reserve_mb)
         self._tasks = Tasks()
         """Work that must come to its end: cleaning up."""
         self._standing = Tasks()
@@ -77,8 +81,6 @@ class LocalNode:
         self._callbacks: list[SandboxGone] = []
         self._starter = Starter(config, self._launcher, self._admission, self._templates, self._snapshotter)
         self._pools = Pools(config, self._templates, self._starter.ahead, self._discard, self._standing)
-        rules = NameRules(self._sandboxes, self._slots, self._firewall)
-        self._dns = DnsRelay(rules.may_resolve, rules.resolved)
 
     def on_gone(self, callback: SandboxGone) -> None:
         """See Node."""
@@ -136,8 +138,11 @@ class LocalNode:
 
     async def _take_over(self) -> Sequence[RunningSandbox]:
         """Prepare everything else, and find what an earlier process left."""
+        for directory in (self._config.data_dir, self._config.run_dir):
+            guarded(directory)
         for directory in (self._config.sandboxes_dir, self._config.snapshots_dir, self._config.roots_dir):
-            directory.mkdir(parents=True, exist_ok=True, mode=0o711)
+            private(directory)
+        await asyncio.to_thread(partials.sweep, self._config.roots_dir)
         await self._snapshotter.prepare()
         self._builder.prepare()
         await self._firewall.install(await self._dns.start())
@@ -153,7 +158,7 @@ class LocalNode:
         await asyncio.gather(*(self._snapshotter.go_on(sandbox) for sandbox in self._sandboxes.values()))
         for image in images.load_all(self._config):
             self._pools.of(image.build_id)
-        return [RunningSandbox(sandbox_id, sandbox.address) for sandbox_id, sandbox in self._sandboxes.items()]
+        return [sandbox.running() for sandbox in self._sandboxes.values()]
 
     def kill_now(self) -> None:
         """Have every sandbox die, without waiting for anything: for a server that cannot stop in order. Blocking; from any thread."""
@@ -182,9 +187,13 @@ class LocalNode:
         try:
             return await self._create(spec)
         except OSError as error:
-            raise NodeError(f"this node cannot start sandboxes now: {error}") from error
+            raise unwritable("this node cannot start sandboxes now", error) from error
 
     async def _create(self, spec: SandboxSpec) -> RunningSandbox:
+        with self._space.claimed(self._config.sandboxes_dir, START_BYTES, "a sandbox"):
+            return await self._start(spec)
+
+    async def _start(self, spec: SandboxSpec) -> RunningSandbox:
         if spec.snapshot_id is not None:
             return await self._hand_out(await self._starter.from_snapshot(spec.snapshot_id, spec), spec, warm=False)
         images.load(self._config, spec.build_id)
@@ -207,7 +216,7 @@ class LocalNode:
         except BaseException:
             self._tasks.spawn(self._launcher.discard(sandbox), f"discard {sandbox.container_id}")
             raise
-        return RunningSandbox(spec.sandbox_id, sandbox.address, started_warm=warm)
+        return sandbox.running(warm=warm)
 
     def _keep(self, sandbox: Sandbox) -> None:
         """A sandbox that has an owner: found by id, watched."""
@@ -238,8 +247,9 @@ class LocalNode:
         sandbox = self._get(sandbox_id)
         async with sandbox.busy, self._tails.away(sandbox):
             info = await self._snapshotter.take(sandbox, snapshot_id, memory=memory, end=end)
-        if end:
-            self._sandboxes.pop(sandbox_id, None)
+        if (
+            end and self._sandboxes.pop(sandbox_id, None) is not None
+        ):  # else somebody killed it meanwhile, and tidies up
             self._tasks.spawn(self._launcher.discard(sandbox), f"tidy {sandbox.container_id}")
         return info
 
@@ -259,6 +269,10 @@ class LocalNode:
     def releases(self) -> dict[str, str]:
         """The runtimes of this node and the digests of their binaries."""
         return {name: runtime.release() for name, runtime in self._runtimes.items()}
+
+    def room(self) -> Room:
+        """The disk that sandboxes and their snapshots are written to. Raises: OSError."""
+        return self._space.look(self._config.data_dir)
 
     def pool_sizes(self) -> dict[str, int]:
         """Ready sandboxes by build id."""
@@ -304,7 +318,10 @@ class LocalNode:
             sandbox.policy = before
             with contextlib.suppress(OSError):
                 sandbox.record().write(sandbox.directory)
-            raise NodeError(f"the rules of sandbox {sandbox_id} stay as they were: {error}") from error
+            message = f"the rules of sandbox {sandbox_id} stay as they were"
+            raise (
+                unwritable(message, error) if isinstance(error, OSError) else NodeError(f"{message}: {error}")
+            ) from error
 
     async def metrics(self, sandbox_id: str) -> SandboxMetric:
         """See Node."""

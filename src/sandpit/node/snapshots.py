@@ -18,6 +18,7 @@ from typing import Literal
 import xxhash
 
 from sandpit.node.contract import NodeError, SnapshotDamaged, SnapshotInfo, UnknownSnapshot
+from sandpit.node.records import write_private
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ class Manifest:
     """Name of the guest closure that the processes run from."""
     responsive: bool = True
     """Whether the agent answered; it does not in what is restored from this, if not."""
+    secret: str = field(default="", repr=False)
+    """What the agent in its memory knows the node by; empty in a snapshot from before there were secrets."""
     stored: int = 0
     """Bytes on disk: less than the sizes when files have holes."""
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -71,9 +74,11 @@ class SnapshotStore:
     def prepare(self) -> None:
         """Make the directory, and remove what an earlier process did not finish writing or removing. Raises: OSError."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for suffix in (_NEW, _GONE):
-            for remains in self._directory.glob(f"*{suffix}"):
-                shutil.rmtree(remains)
+        for remains in self._directory.glob(f"*{_NEW}"):
+            # A command that an earlier process started may be writing still: the name is free at once, the rest can wait.
+            remains.rename(remains.with_suffix(f".{secrets.token_hex(4)}{_GONE}"))
+        for remains in self._directory.glob(f"*{_GONE}"):
+            shutil.rmtree(remains, ignore_errors=True)
 
     def path(self, snapshot_id: str) -> Path:
         """Where a snapshot's files are. Raises: UnknownSnapshot for what is no name."""
@@ -124,7 +129,7 @@ class SnapshotStore:
     def _publish(self, staging: Path, complete: Manifest) -> Path | None:
         """Returns what is left to delete of one with the same name."""
         document = staging / _MANIFEST
-        document.write_text(json.dumps(asdict(complete)))
+        write_private(document, json.dumps(asdict(complete)))
         for path in (document, staging):
             _sync(path)
         before = self.hide(complete.snapshot_id)

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO
 
+from sandpit.diskspace import Claim, DiskSpace
 from sandpit.ledger import Ledger, OverLimit
 
 _NAME = re.compile(r"[a-z0-9-]{1,64}")
@@ -33,8 +34,9 @@ class TooMany(Exception):
 class Uploads:
     """The archives of all teams. A team sees only its own, whatever hash it asks for: hashes are the clients' and prove nothing."""
 
-    def __init__(self, directory: Path, archive_bytes: int, team_bytes: int) -> None:
+    def __init__(self, directory: Path, archive_bytes: int, team_bytes: int, space: DiskSpace) -> None:
         """Nothing is touched before the first upload. Beyond `team_bytes`, a team's oldest archives go."""
+        self._space = space
         self._directory = directory
         self._coming = Ledger()
         """Bytes that are being received, by team, from before their first one."""
@@ -72,18 +74,22 @@ class Uploads:
                 self._coming.reserve(team, limit, limit=self._team_bytes),
             ):
                 await self._make_room(path)
-                async with self._receiving(path, limit) as receiver:
+                async with self._receiving(path, limit, claimed=size or 0) as receiver:
                     yield receiver
         except OverLimit:
             raise TooMany from None
 
     @asynccontextmanager
-    async def _receiving(self, path: Path, limit: int) -> AsyncIterator[Receiver]:
+    async def _receiving(self, path: Path, limit: int, *, claimed: int) -> AsyncIterator[Receiver]:
+        """`claimed` bytes of the disk are held from the beginning, and more as they come."""
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_NEW}")
         try:
-            with partial.open("xb", buffering=0) as file:
-                yield Receiver(file, limit)
+            with (
+                self._space.claimed(path.parent, claimed, "this upload") as claim,
+                partial.open("xb", buffering=0) as file,
+            ):
+                yield Receiver(file, limit, claim)
                 await asyncio.to_thread(os.fsync, file.fileno())
             partial.rename(path)
         finally:
@@ -132,13 +138,15 @@ def _drop_oldest(replaced: Path, room: int) -> None:
 class Receiver:
     """Writes one archive."""
 
-    def __init__(self, file: IO[bytes], limit: int) -> None:
+    def __init__(self, file: IO[bytes], limit: int, claim: Claim) -> None:
         self._file = file
         self._left = limit
+        self._claim = claim
 
     async def write(self, chunk: bytes) -> None:
         """Raises: TooLarge, OSError."""
         self._left -= len(chunk)
         if self._left < 0:
             raise TooLarge
+        self._claim.write(len(chunk))
         await asyncio.to_thread(self._file.write, chunk)

@@ -182,6 +182,8 @@ class SandboxService:
         except Exception:
             await self._idempotency.abandon(identity.team_id, key)
             raise
+        finally:
+            self._idempotency.end(identity.team_id, key)
 
     async def _resolve(self, identity: Identity, new: NewSandbox) -> Resolved:
         try:

@@ -13,7 +13,8 @@ _LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 
 
 def named_tests() -> list[tuple[str, str]]:
-    return _TEST.findall((ROOT / "docs/specification.md").read_text())
+    pages = ("docs/specification.md", "docs/security.md")
+    return [found for page in pages for found in _TEST.findall((ROOT / page).read_text())]
 
 
 @functools.cache

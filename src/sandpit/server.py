@@ -128,6 +128,8 @@ class Server:
             "sandboxes": counts,
             "templates": templates,
             "runtimes": self._node.releases(),
+            "share": self._node.share(),
+            "full": self._node.why_full(),
         }
 
 

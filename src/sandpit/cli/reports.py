@@ -53,6 +53,8 @@ def _text(answer: dict[str, Any], data_dir: str) -> str:
         *([f"  HTTPS      {answer['addresses']['tls']}"] if "tls" in answer["addresses"] else []),
         f"  data       {data_dir}",
         f"  running    {counts['running']} sandboxes",
+        f"  share      {_share(answer['share'])}",
+        *([f"  full       {answer['full']}"] if answer["full"] else []),
         f"  runtimes   {', '.join(f'{name} ({digest[:12]})' for name, digest in answer['runtimes'].items())}",
         "  templates",
     ]
@@ -61,6 +63,11 @@ def _text(answer: dict[str, Any], data_dir: str) -> str:
         about = "" if ready is None else f"{template['runtime']:8} {ready} ready in the pool"
         lines.append(f"    {template['template']:22} {about}".rstrip())
     return "\n".join(lines)
+
+
+def _share(share: dict[str, Any]) -> str:
+    cpus = f"{share['cpusUsed']:g} of {share['cpus']:g} processors in use"
+    return f"{cpus}, {share['memoryFreeMB']:g} of {share['memoryMB']:g} MiB of memory left"
 
 
 def env(*, as_json: bool, legacy: bool = False) -> None:

@@ -83,6 +83,7 @@ class ControlPlane:
         templates = TemplateService(self.database)
         self._idempotency = IdempotencyService(self.database)
         self._logs = GuestLogs(self.database, node, settings.retention)
+        self.directory.toucher = node.touch
         core = Core(self.database, node, self.directory, self._operations, self._logs)
         quota = SnapshotQuota(self.database, settings.limits.snapshots_mb)
         template_quota = TemplateQuota(node, settings.limits.templates_mb)

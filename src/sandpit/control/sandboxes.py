@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 MAX_REFRESH_SECONDS = 3600
 MIN_REFRESH_SECONDS = 15
+_ENDED_AT_ONCE = 16
 
 
 class SandboxService:
@@ -145,8 +146,15 @@ class SandboxService:
 
     async def kill_all(self, reason: str) -> None:
         """End every running sandbox of every team, and close its record with `reason`; paused ones stay."""
+        await self._node.kill_all()
         running = [live for live in self.live if live.counted]
-        await asyncio.gather(*(self._operations.run(self._ending.end(live, reason)) for live in running))
+        gate = asyncio.Semaphore(_ENDED_AT_ONCE)
+
+        async def end(live: Live) -> None:
+            async with gate:
+                await self._operations.run(self._ending.end(live, reason))
+
+        await asyncio.gather(*map(end, running))
 
     def stop(self) -> None:
         """Let no more sandboxes expire."""
@@ -244,7 +252,9 @@ class SandboxService:
         except (UnknownTemplateBuild, UnknownSnapshot):
             raise
         except CapacityExhausted as error:
-            raise BusyError(str(error), error_code="sandbox_capacity_unavailable") from error
+            raise BusyError(
+                str(error), error_code="sandbox_capacity_unavailable", retry_seconds=error.retry_seconds
+            ) from error
         except NodeError as error:
             raise SandboxFailedError(
                 f"the sandbox could not be started: {error}", error_code="sandbox_create_failed"

@@ -13,9 +13,19 @@ class FairTurns:
 
     def __init__(self, limit: int) -> None:
         """`limit` is at least 1."""
-        self._free = limit
+        self._limit = self._free = limit
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         """By tenant; the first one is served next."""
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return sum(map(len, self._waiting.values()))
+
+    @property
+    def held(self) -> int:
+        """How many hold a place."""
+        return self._limit - self._free
 
     @asynccontextmanager
     async def turn(self, tenant: str) -> AsyncIterator[None]:

@@ -17,6 +17,7 @@ from benchmarks.subjects import (
     build,
     burst,
     cold,
+    crowd,
     idle,
     interpreter,
     pause,
@@ -49,6 +50,8 @@ def main(arguments: list[str] | None = None) -> None:
             _collect(rows, "soak", soak.measure(options.cycles))
         elif options.command == "rounds":
             _collect(rows, "rounds", rounds.measure(options.rounds))
+        elif options.command == "crowd":
+            _collect(rows, "crowd", crowd.measure(options.sandboxes))
         else:
             for subject in SUBJECTS:
                 if not options.only or subject.NAME in options.only:
@@ -76,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command")
     cycles = commands.add_parser("soak", help="create and kill N times, then look for what was left behind")
     cycles.add_argument("cycles", type=int, metavar="N")
+    text = "N idle sandboxes at once: what each costs, and how the server answers beside them"
+    commands.add_parser("crowd", help=text).add_argument("sandboxes", type=int, metavar="N")
     text = "pause and resume one sandbox N times, all of its state changed and checked each time"
     commands.add_parser("rounds", help=text).add_argument("rounds", type=int, metavar="N")
     return parser

@@ -102,7 +102,7 @@ class Machine(BaseModel):
     """Processors that all sandboxes may use together; None: all but the reserved ones."""
     sandbox_memory_mb: int | None = Field(default=None, ge=128)
     """Memory in MiB that all sandboxes may use together; None: all but the reserved."""
-    least_cpu: float = Field(default=0.1, ge=0, le=1)
+    least_cpu: float = Field(default=0.05, ge=0, le=1)
     """A sandbox is started only if this part of a processor, or more, would be left for it beside those that compute. 0: always."""
     full_seconds: float = Field(default=10.0, ge=0, le=60)
     """How long a create waits for room on a full machine before it is refused with 503; others are refused at once then."""

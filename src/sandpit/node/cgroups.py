@@ -142,14 +142,6 @@ class Cgroup:
             current, prefix = self._in("memory") / "memory.usage_in_bytes", "total_"
         return int(current.read_text()) - stat.get(f"{prefix}inactive_file", 0) - stat.get(f"{prefix}active_file", 0)
 
-    def waiting_seconds(self) -> float | None:
-        """For how long something in the group has waited for a processor; None on v1, and where the kernel does not count it."""
-        if is_unified():
-            with contextlib.suppress(OSError, ValueError):
-                some = (self._in("cpu") / "cpu.pressure").read_text().partition("\n")[0]
-                return int(some.rpartition("total=")[2]) / 1e6
-        return None
-
     def hurry(self) -> None:
         """Let what is about to be killed go before its neighbours: dying takes processor time of the group's own."""
         cpu = self._in("cpu")
@@ -168,6 +160,14 @@ class Cgroup:
                 return {entry.name for entry in entries if entry.is_dir()}
         except FileNotFoundError:
             return set()
+
+    def threads_of(self, child: str) -> list[int]:
+        """Threads in a group below; none when it is gone."""
+        name = "cgroup.threads" if is_unified() else "tasks"
+        try:
+            return [int(line) for line in (self._in("cpu") / child / name).read_text().split()]
+        except OSError:
+            return []
 
     def processes(self) -> list[int]:
         """Pids in the group and below it, all of the sandbox's host processes.

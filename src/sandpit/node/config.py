@@ -46,7 +46,7 @@ class NodeConfig:
     """Processors that all sandboxes may use together; None: all but the reserved ones."""
     sandbox_memory_mb: int | None = None
     """Memory, in MiB, that all sandboxes may use together; None: all but the reserve."""
-    least_cpu: float = 0.1
+    least_cpu: float = 0.05
     """A sandbox is started only if this part of a processor, or more, would be left for it."""
     full_seconds: float = 10.0
     """How long a create waits for room on a full node before it is refused; after that many seconds without room, others are at once."""

@@ -6,15 +6,18 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 from sandpit.node.cgroups import Cgroup, cpu_file, cpu_seconds
 
 LOOK_SECONDS = 1.0
 _SMOOTHING = 0.5
 """Weight of the last look against all before it."""
-_CONTENDED = 0.9
-"""Part of the time in which some sandbox waited for a processor, from which on what they use counts as all that they can get: other work
-on the machine takes the rest. Only v2 groups tell (`some` of cpu.pressure, proc(5)); on v1, slow starts do (see Admission)."""
+_HUNGRY = 0.02
+"""Processors from which on a sandbox may be one that wants more than it gets."""
+_ASKED = 4
+_ASKED_THREADS = 256
+"""Of those that use the most, how many are asked whether they had to wait, and how many threads of each."""
 
 
 def newcomers_share(used: Iterable[float], capacity: float, newcomers: int = 1) -> float:
@@ -42,7 +45,8 @@ class Load:
         self._files: dict[str, int] = {}
         self._seconds: dict[str, float] = {}
         self._looked = time.monotonic()
-        self._pressure: tuple[float, float] | None = None
+        self._delays: dict[int, tuple[int, int]] = {}
+        """By thread: nanoseconds that it ran, and that it waited for a processor (proc(5), schedstat)."""
         self.last: dict[str, float] = {}
         """Processors that each group used between the last two looks, by container id."""
         self.used: dict[str, float] = {}
@@ -65,8 +69,8 @@ class Load:
             for name, share in last.items()
         }
         self.last = last
-        total = sum(last.values())
-        self.capacity = min(self._cpus, total) if self._waited(now) > _CONTENDED else self._cpus
+        # Where those that want more wait longer than they run, other work on the machine has the rest.
+        self.capacity = min(self._cpus, sum(last.values())) if self._starved() else self._cpus
 
     def share(self, starting: int = 0) -> float:
         """What one more sandbox would get beside all that are there and `starting` others, in processors."""
@@ -93,10 +97,24 @@ class Load:
             return None if before is None else max(0.0, seconds - before) / passed
         return None
 
-    def _waited(self, now: float) -> float:
-        """Part of the time since the last look in which some sandbox waited for a processor; 0 where the kernel does not tell."""
-        total = self._group.waiting_seconds()
-        before, self._pressure = self._pressure, None if total is None else (now, total)
-        if total is None or before is None or now <= before[0]:
-            return 0.0
-        return (total - before[1]) / (now - before[0])
+    def _starved(self) -> bool:
+        """Whether the sandboxes that use the most waited for a processor more than they had one."""
+        hungry = sorted(self.last, key=lambda name: -self.last[name])[:_ASKED]
+        threads = [
+            thread
+            for name in hungry
+            if self.last[name] > _HUNGRY
+            for thread in self._group.threads_of(name)[:_ASKED_THREADS]
+        ]
+        before, self._delays = self._delays, {thread: delays for thread in threads if (delays := _delays(thread))}
+        known = [(*before[thread], *delays) for thread, delays in self._delays.items() if thread in before]
+        ran = sum(after - earlier for earlier, _, after, _ in known)
+        waited = sum(after - earlier for _, earlier, _, after in known)
+        return waited > ran
+
+
+def _delays(thread: int) -> tuple[int, int] | None:
+    with contextlib.suppress(OSError, ValueError):
+        ran, waited, _ = Path(f"/proc/{thread}/schedstat").read_text().split()
+        return int(ran), int(waited)
+    return None

@@ -67,18 +67,24 @@ class Share:
 
     def prepare(self) -> None:
         """Make the group, set its limits and read them back. Raises: NodeError: sandboxes must not start without them."""
-        limits = LimitValues(self.limits.cpus, self.limits.memory_mb, self.limits.pids)
         try:
             self.group.cap_children(self.limits.cpus)
-            self.group.create(limits, share=True)
+            self.group.create(self._values(), share=True)
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise NodeError(f"the limits of all sandboxes together cannot be set: {error}") from error
             # Sandboxes of an earlier server hold more than there may be now: they go on, and no other starts until there is room.
             log.error("sandboxes hold more than their limit of %d MiB, which is not in force", self.limits.memory_mb)
-        if (wrong := self.group.differences(limits)) and not self._over_limit():
+        if (wrong := self.differences()) and not self._over_limit():
             raise NodeError(f"the limits of all sandboxes together are not in force: {wrong}")
         protect_server(self._config.memory_reserve_mb)
+
+    def differences(self) -> str:
+        """What of the limits is not in force, as text; empty when all are. Raises: OSError."""
+        return self.group.differences(self._values())
+
+    def _values(self) -> LimitValues:
+        return LimitValues(self.limits.cpus, self.limits.memory_mb, self.limits.pids)
 
     def _over_limit(self) -> bool:
         return self.group.memory_in_use() > self.limits.memory_mb << 20

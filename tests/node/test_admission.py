@@ -85,7 +85,7 @@ def admission(path: Path, **options: Any) -> Iterator[Admission]:
 
 
 async def hold(line: Admission, tenant: str, over: asyncio.Event) -> None:
-    async with line.turn(image("base"), tenant):
+    async with line.turn(image("base", memory_mb=512), tenant):
         await over.wait()
 
 

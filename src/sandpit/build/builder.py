@@ -214,6 +214,7 @@ class Builder:
         async with self._admission.turn(image, spec.tenant):
             sandbox = await self._launcher.launch(source)
         try:
+            self._launcher.wake(sandbox)
             workshop = Workshop(sandbox, self._launcher.runtime_of(image), self._store, scratch, self._config)
             await workshop.open()
             yield workshop

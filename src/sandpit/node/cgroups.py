@@ -124,11 +124,11 @@ class Cgroup:
         """Lower the quotas of the groups below: v1 refuses a group less than one of its children has. Raises: OSError."""
         if is_unified() or not self._in("cpu").is_dir():
             return
-        for child in self._in("cpu").iterdir():
-            quota = child / "cpu.cfs_quota_us"
+        for child in self.children():
+            quota, period = (self._in("cpu") / child / f"cpu.cfs_{name}_us" for name in ("quota", "period"))
             with contextlib.suppress(FileNotFoundError):
-                if int(quota.read_text()) > cpus * int((child / "cpu.cfs_period_us").read_text()):
-                    quota.write_text(str(round(cpus * _PERIOD)))
+                if int(quota.read_text()) > cpus * int(period.read_text()):
+                    quota.write_text(str(round(cpus * int(period.read_text()))))
         # Between a new period and a new quota, the two together may be less than a child has.
         with contextlib.suppress(FileNotFoundError):
             (self._in("cpu") / "cpu.cfs_quota_us").write_text("-1")

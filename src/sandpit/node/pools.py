@@ -58,6 +58,7 @@ class Pools:
     async def relieve(self, *, full: bool) -> None:
         """Give one waiting sandbox up if the node is full, of the build that has the most; refill once it has room again."""
         if full:
+            self._held_back = True
             largest = max(self._pools.values(), key=len, default=None)
             if largest is not None and len(largest):
                 await largest.give_up()

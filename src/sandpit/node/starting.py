@@ -96,6 +96,7 @@ class Starter:
         sandbox = await self.from_template(build_id, _POOL)
         try:
             await self._templates.rehearse(sandbox)
+            self._launcher.doze(sandbox)
         except BaseException:
             await asyncio.shield(self._launcher.discard(sandbox))
             raise

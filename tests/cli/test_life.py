@@ -89,37 +89,31 @@ def test_up_status_env_keys_down(server: Cli) -> None:
 
 
 def test_env_fits_a_shell(server: Cli) -> None:
-    """Evaluated by a shell, it sets what clients need and takes away what would lead them elsewhere."""
-    done = server("env", E2B_DEBUG="true", E2B_DOMAIN="elsewhere.example")
+    """Evaluated by a shell, it sets what clients of every age need and takes away what would lead them elsewhere."""
+    before = {"E2B_DEBUG": "true", "E2B_SECURE": "false", "E2B_DOMAIN": "elsewhere.example"}
+    done = server("env", **before)
     assert done.returncode == 0
-    script = f"eval {shlex.quote(done.stdout)}; env"
     shown = subprocess.run(
-        ["sh", "-c", script],
-        env={"PATH": os.environ["PATH"], "E2B_DEBUG": "true", "E2B_DOMAIN": "elsewhere.example"},
+        ["sh", "-c", f"eval {shlex.quote(done.stdout)}; env"],
+        env={"PATH": os.environ["PATH"], **before},
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    values = dict(line.split("=", 1) for line in shown.splitlines() if line.startswith("E2B_"))
+    values = dict(
+        line.split("=", 1) for line in shown.splitlines() if line.startswith(("E2B_", "SSL_", "REQ", "NODE_"))
+    )
+    bundle = str(server.data_dir / "tls/e2b.localhost/bundle.pem")
     assert values == {
         "E2B_API_KEY": (server.data_dir / "api-key").read_text().strip(),
         "E2B_API_URL": f"http://127.0.0.1:{server.environment['SANDPIT_API_PORT']}",
         "E2B_SANDBOX_URL": f"http://127.0.0.1:{server.environment['SANDPIT_EDGE_PORT']}",
-    }
-    assert json.loads(server("env", "--json").stdout) == values
-    assert "unset" not in server("env").stdout
-
-
-def test_env_for_the_clients_of_2024(server: Cli) -> None:
-    done = server("env", "--legacy", E2B_SECURE="false")
-    assert done.returncode == 0
-    assert done.stdout.splitlines()[0] == "unset E2B_SECURE"
-    bundle = str(server.data_dir / "tls/e2b.localhost/bundle.pem")
-    assert json.loads(server("env", "--legacy", "--json").stdout) == {
-        "E2B_API_KEY": (server.data_dir / "api-key").read_text().strip(),
         "E2B_DOMAIN": f"e2b.localhost:{server.environment['SANDPIT_TLS_PORT']}",
         **dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"), bundle),
     }
+    assert json.loads(server("env", "--json").stdout) == values
+    assert json.loads(server("env", "--legacy", "--json").stdout) == values
+    assert "unset" not in server("env").stdout
     url = f"https://localhost:{server.environment['SANDPIT_TLS_PORT']}/health"
     context = ssl.create_default_context(cafile=bundle)
     answer = httpx.get(url, headers={"Host": "api.e2b.localhost"}, verify=context)

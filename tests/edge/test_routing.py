@@ -85,6 +85,22 @@ async def test_credentials_name_the_sandbox_for_2024_clients_without_dns(edge: E
         assert (await ask(edge, by_host("localhost:3000", extra=f"Authorization: Basic {value}\r\n")))[2] == b"ok"
 
 
+async def test_the_access_token_names_the_agent_where_nothing_else_does(directory: MemoryDirectory, edge: Edge) -> None:
+    directory.add("ifirst", access_token="one")
+    directory.add("isecond", access_token="two")
+    path = "/process.Process/List"
+    _, _, body = await ask(edge, by_host("127.0.0.1", path=path, extra="X-Access-Token: two\r\n"))
+    assert (json.loads(body)["sandboxId"], json.loads(body)["port"]) == ("isecond", 49983)
+    status, _, body = await ask(edge, by_host("127.0.0.1", path=path, extra="X-Access-Token: other\r\n"))
+    assert (status, "sandboxId" in json.loads(body)) == (400, False)
+
+
+async def test_the_name_of_the_api_decides_alone(edge: Edge) -> None:
+    extra = f"E2b-Sandbox-Id: {SANDBOX}\r\nE2b-Sandbox-Port: 49983\r\n"
+    status, _, body = await ask(edge, by_host("api.x.dev", extra=extra))
+    assert (status, json.loads(body)["message"]) == (400, "Invalid host")  # this edge has no API
+
+
 @pytest.mark.parametrize(
     ("extra", "text"),
     [

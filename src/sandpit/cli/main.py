@@ -83,7 +83,9 @@ def status(as_json: Json = False) -> None:
 @app.command()
 def env(
     as_json: Json = False,
-    legacy: Annotated[bool, typer.Option("--legacy", help="For the clients of 2024: domain and certificates.")] = False,
+    legacy: Annotated[
+        bool, typer.Option("--legacy", help="Fail where the clients of 2024 cannot work: they need HTTPS.")
+    ] = False,
 ) -> None:
     """Print what official clients need: eval "$(sandpit env)"."""
     from sandpit.cli.reports import env

@@ -16,11 +16,8 @@ from sandpit.cli.local import NOT_ANSWERING, NOT_RUNNING, address, api_key, cont
 if TYPE_CHECKING:
     from sandpit.settings import Settings
 
-_DISTURBING = ("E2B_DEBUG", "E2B_DOMAIN")
-"""Variables that would send clients elsewhere (current-protocol 1.1; 2024's clients enter debug on any value)."""
-
-_DISTURBING_2024 = ("E2B_DEBUG", "E2B_SECURE")
-"""The same for the clients of 2024, which enter debug on any value (legacy-protocol 1.2)."""
+_DISTURBING = ("E2B_DEBUG", "E2B_SECURE")
+"""Variables that send clients elsewhere (current-protocol 1.1); for those of 2024 any value does (legacy-protocol 1.2)."""
 
 
 def status(*, as_json: bool) -> None:
@@ -71,32 +68,41 @@ def _share(share: dict[str, Any]) -> str:
 
 
 def env(*, as_json: bool, legacy: bool = False) -> None:
-    """Print the clients' settings, for a shell or as JSON. Raises: CliError; nothing is on standard output then."""
+    """Print the clients' settings, for a shell or as JSON. Raises: CliError; nothing is on standard output then.
+
+    All of them for clients of every age: one that does not know a variable takes its own default instead, which is the domain of
+    somebody else's service, and sends the key there. `legacy` insists on HTTPS, which the clients of 2024 need.
+    """
     settings = load_settings()
     state = running_state(settings)
-    values = {"E2B_API_KEY": api_key(settings)}
-    if legacy:
-        values |= _legacy(settings, state)
-    else:
-        values |= {"E2B_API_URL": address(state, "api"), "E2B_SANDBOX_URL": address(state, "edge")}
+    if legacy and "tls" not in state["addresses"]:
+        raise CliError("the server speaks no TLS, and clients of 2024 speak nothing else", "set SANDPIT_TLS=true")
+    values = {
+        "E2B_API_KEY": api_key(settings),
+        "E2B_API_URL": address(state, "api"),
+        "E2B_SANDBOX_URL": address(state, "edge"),
+        **_names(settings, state),
+    }
     if as_json:
         typer.echo(json.dumps(values, indent=1))
         return
     hidden = "SUDO_UID" in os.environ  # sudo keeps the caller's variables from us
-    disturbing = [name for name in (_DISTURBING_2024 if legacy else _DISTURBING) if hidden or os.environ.get(name)]
+    disturbing = [name for name in _DISTURBING if hidden or os.environ.get(name)]
     if disturbing:
         typer.echo(f"unset {' '.join(disturbing)}")
     for name, value in values.items():
         typer.echo(f"export {name}={shlex.quote(value)}")
 
 
-def _legacy(settings: Settings, state: dict[str, Any]) -> dict[str, str]:
-    """The domain, and whom to trust (legacy-protocol 1.4). Raises: CliError when the server speaks no TLS."""
-    if "tls" not in state["addresses"]:
-        raise CliError("the server speaks no TLS, and clients of 2024 speak nothing else", "set SANDPIT_TLS=true")
-    _, _, port = str(state["addresses"]["tls"]).rpartition(":")
+def _names(settings: Settings, state: dict[str, Any]) -> dict[str, str]:
+    """The domain, and the authorities to trust (legacy-protocol 1.4).
+
+    Without TLS the domain is printed, too: clients that find the API by it alone then fail here, instead of going elsewhere.
+    """
+    tls = state["addresses"].get("tls")
+    _, _, port = str(tls or state["addresses"]["edge"]).rpartition(":")
     values = {"E2B_DOMAIN": settings.domain or f"{settings.tls_domain}:{port}"}
-    if settings.tls_certificate is None:
+    if tls is not None and settings.tls_certificate is None:
         bundle = str(located(settings.data_dir, settings.tls_domain).bundle)
         values |= {"SSL_CERT_FILE": bundle, "REQUESTS_CA_BUNDLE": bundle, "NODE_EXTRA_CA_CERTS": bundle}
     return values

@@ -139,12 +139,31 @@ def _from_credentials(request: Request, directory: Directory) -> _Address | None
     return _from_label(label, directory) if dot else None
 
 
+def _from_token(request: Request, directory: Directory) -> _Address | None:
+    """The agent that the access token belongs to.
+
+    After connect(), Python clients 2.7 to 2.26 with one address for all sandboxes send nothing else that names one.
+    """
+    token = request.fields.get(b"x-access-token")
+    if not token:
+        return None
+    for target in directory.targets():
+        if target.access_token is not None and hmac.compare_digest(target.access_token.encode(), token):
+            return _Address(target.sandbox_id, AGENT_PORT)
+    return None
+
+
 def _address(request: Request, name: bytes, directory: Directory) -> _Address | None:
     by_header = _from_headers(request)
     by_host = _from_host(name, directory)
     if by_header and by_host and by_header != by_host:
         raise Refusal(400, "The routing headers and the Host header contradict each other")
     return by_header or by_host
+
+
+def _unnamed(request: Request, directory: Directory) -> _Address | None:
+    """The sandbox of a request whose host and routing headers name none."""
+    return _from_credentials(request, directory) or _from_token(request, directory)
 
 
 def _guard_sleep(request: Request, route: Route, target: Target, directory: Directory) -> None:
@@ -193,11 +212,12 @@ def route(request: Request, directory: Directory, *, has_api: bool) -> Route:
     host = request.fields.get(b"host", b"")
     name = _split_host(host) if host else b""
     path = _origin_form(request, host)
-    address = _address(request, name, directory)
+    # The API's own name decides alone: clients 2.7 to 2.26 send routing headers with calls of the API.
     is_api = name.startswith(b"api.") or name == b"api"
+    address = None if is_api else _address(request, name, directory)
     if address is None and not is_api:
         signed = find_signed(request.method, path, directory)
-        address = _Address(signed.sandbox_id, AGENT_PORT) if signed else _from_credentials(request, directory)
+        address = _Address(signed.sandbox_id, AGENT_PORT) if signed else _unnamed(request, directory)
     if address is None:
         if not has_api:
             raise Refusal(400, _INVALID_HOST)

@@ -76,6 +76,7 @@ def test_a_full_machine_refuses_and_stays_in_command(small: Live) -> None:
     with ThreadPoolExecutor(8) as pool:
         calm, *spinning = pool.map(lambda _: FrontBox.create(small), range(_SPINNING + 1))
         list(pool.map(spin, spinning))
+    wait_for(lambda: status(small)[1]["full"])
     wait_for(lambda: created(small).status_code == 503, 60)
     refusal = small.api.post("/v2/sandboxes", json={"templateID": "base"})
     assert refusal.status_code == 503, refusal.text

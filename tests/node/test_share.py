@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.machines import RUNTIMES, Machine
+from tests.machines import RUNTIMES, Machine, new_name
 from tests.node.conftest import base
 
-from sandpit.node.cgroups import is_unified
+from sandpit.node.cgroups import Cgroup, LimitValues, is_unified
 from sandpit.node.config import NodeConfig
-from sandpit.node.load import newcomers_share
+from sandpit.node.load import Load, newcomers_share
 from sandpit.node.share import Share, planned
 
 if TYPE_CHECKING:
@@ -58,6 +62,70 @@ def test_some_is_kept_for_the_server(tmp_path: Path) -> None:
     small = planned(NodeConfig(tmp_path, tmp_path, sandbox_cpus=0.333, sandbox_memory_mb=200))
     assert (small.cpus, small.memory_mb) == (0.33, 200)
     assert planned(NodeConfig(tmp_path, tmp_path, memory_reserve_mb=1024)).memory_mb == usual.memory_mb - 512
+
+
+@pytest.fixture
+def share(tmp_path: Path) -> Iterator[Share]:
+    """A group with a quarter of a processor, in which plain processes stand for sandboxes."""
+    share = Share(NodeConfig(tmp_path, tmp_path, new_name(), sandbox_cpus=0.25, sandbox_memory_mb=256))
+    share.prepare()
+    yield share
+    asyncio.run(share.group.kill_all())
+    share.remove()
+
+
+def spinning(share: Share, name: str) -> subprocess.Popen[bytes]:
+    """A process in a group of its own that never waits."""
+    group = Cgroup(f"{share.group.path}/{name}")
+    group.create(LimitValues(0.25, 64, 10))
+    join = "".join(f"echo $$ > {path}/cgroup.procs; " for path in group.directories())
+    return subprocess.Popen(["/bin/sh", "-c", f"{join} while :; do :; done"])
+
+
+def seen(load: Load, *, looks: int = 4) -> None:
+    for _ in range(looks):
+        time.sleep(0.3)
+        load.look()
+
+
+def test_those_that_compute_are_seen_and_end_at_once(share: Share) -> None:
+    load = Load(share.group, share.limits.cpus)
+    load.look()
+    assert load.share() == pytest.approx(0.25)
+    processes = [spinning(share, f"c{number}") for number in range(5)]
+    seen(load)
+    # Whether the quota or other work on the machine keeps them from more: they and a newcomer would have the same.
+    assert load.computing() == 5
+    assert 0 < load.share() < 0.25 / 6 * 1.3
+    assert load.share(starting=3) < load.share()
+    for process in processes[:4]:
+        process.kill()
+        process.wait()
+    seen(load)
+    assert load.computing() == 1
+    asyncio.run(share.group.kill_all())
+    assert processes[4].wait(10) == -9
+    seen(load)
+    assert load.share() == pytest.approx(0.25, rel=0.1)
+    load.close()
+
+
+def test_memory_is_counted_below_the_limit(share: Share) -> None:
+    assert 200 < share.available_mb() <= 256
+    group = Cgroup(f"{share.group.path}/c1")
+    group.create(LimitValues(0.25, 200, 10))
+    join = "".join(f"echo $$ > {path}/cgroup.procs; " for path in group.directories())
+    hold = (
+        "x = bytearray(100 << 20); x[::4096] = b'x' * len(x[::4096]); print(1, flush=True); import time; time.sleep(60)"
+    )
+    with subprocess.Popen(
+        ["/bin/sh", "-c", f'{join} exec {sys.executable} -c "$0"', hold], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"1\n"
+        assert share.available_mb() < 156
+        process.kill()
+    assert share.available_mb() > 200
 
 
 @pytest.fixture(params=RUNTIMES)

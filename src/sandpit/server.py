@@ -110,6 +110,7 @@ class Server:
         stack.callback(state_file(settings).unlink, missing_ok=True)
         log.info("ready: API %(api)s, sandboxes %(edge)s", self._addresses)
         await self._stop.wait()
+        self._node.seal()
         if self._kill_sandboxes:
             await self._control.services.sandboxes.kill_all("the server was told to end all sandboxes")
 

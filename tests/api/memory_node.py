@@ -122,6 +122,9 @@ class MemoryNode:
     def touch(self, sandbox_id: str) -> None:
         self.touched.append(sandbox_id)
 
+    def seal(self) -> None:
+        """It does nothing but stop."""
+
     async def kill_all(self) -> None:
         """The calls of `kill` that follow do it."""
 

@@ -135,6 +135,19 @@ async def test_a_full_node_refuses(tmp_path: Path) -> None:
             await hold(line, "a", over)
 
 
+async def test_who_waits_when_the_server_stops_is_refused(tmp_path: Path) -> None:
+    with admission(tmp_path) as line:
+        over = asyncio.Event()
+        tasks = [asyncio.create_task(hold(line, "a", over)) for _ in range(line._at_once + 2)]
+        await asyncio.sleep(0.05)
+        line.seal()
+        for task in (*tasks[-2:], asyncio.create_task(hold(line, "b", over))):
+            with pytest.raises(CapacityExhausted, match="stopping"):
+                await asyncio.wait_for(task, 5)
+        over.set()
+        await asyncio.gather(*tasks[:-2])
+
+
 def test_a_start_that_takes_too_long_is_undone(built_images: None) -> None:
     machine = Machine.make([base("gvisor")], create_seconds=0.1)
     machine.start()

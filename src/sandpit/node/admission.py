@@ -25,6 +25,7 @@ _START_MEMORY_MB = 64
 _SPARE = 2
 """How many times as much as a create needs must be left for sandboxes that nobody has asked for yet."""
 _PAUSE_SECONDS = 0.25
+_SEALED = "this server is stopping, and starts no sandboxes any more"
 _SMOOTHING = 0.3
 """Weight of the last start against all before it."""
 
@@ -41,6 +42,7 @@ class Admission:
         self._at_once = max(2, os.cpu_count() or 2)
         self._turns = FairTurns(self._at_once)
         self._full_since: float | None = None
+        self._sealed = False
         self._start_seconds = 0.0
         """How long starts took lately."""
 
@@ -101,8 +103,15 @@ class Admission:
                 while self.why_full(min(_START_MEMORY_MB, image.memory_mb)) is not None:
                     await asyncio.sleep(_PAUSE_SECONDS)
 
+    def seal(self) -> None:
+        """Refuse all who wait, and all who come."""
+        self._sealed = True
+        self._turns.refuse(CapacityExhausted(_SEALED))
+
     def _check_line(self) -> None:
         """Refuse at once who would wait in vain. Raises: CapacityExhausted."""
+        if self._sealed:
+            raise CapacityExhausted(_SEALED)
         waiting = self._turns.waiting
         if waiting >= self._config.create_queue:
             raise CapacityExhausted(f"{waiting} sandboxes wait to be started on this node: try again later")
@@ -119,7 +128,7 @@ class Admission:
             now = time.monotonic()
             if self._full_since is None:
                 self._full_since = now
-            if now - self._full_since >= self._config.full_seconds:
+            if self._sealed or now - self._full_since >= self._config.full_seconds:
                 raise CapacityExhausted(f"{why}: kill sandboxes, or try again later")
             await asyncio.sleep(_PAUSE_SECONDS)
         self._full_since = None

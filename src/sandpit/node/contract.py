@@ -262,6 +262,9 @@ class Node(Protocol):
     def touch(self, sandbox_id: str) -> None:
         """Something flows between a client and a sandbox, which is to be on time from now on. It must not wait; any id will do."""
 
+    def seal(self) -> None:
+        """Start no sandbox any more: creates that wait are refused, as are those that come. `stop` or `kill_all` follows."""
+
     async def kill_all(self) -> None:
         """End every sandbox at once, and start none any more; returns when the processes of all are dead. Each must be killed all the same,
         which costs nothing then: what they held is given back by that, and by `stop`.

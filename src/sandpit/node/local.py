@@ -305,10 +305,15 @@ class LocalNode:
         except KeyError:
             raise UnknownSandbox(f"sandbox {sandbox_id} is not on this node") from None
 
+    def seal(self) -> None:
+        """See Node."""
+        self._admission.seal()
+        self._pools.seal()
+
     async def kill_all(self) -> None:
         """See Node."""
         self._ended_all = True
-        self._pools.seal()
+        self.seal()
         self._slots.seal()
         for sandbox in self._sandboxes.values():
             sandbox.ending = True

@@ -36,6 +36,14 @@ class FairTurns:
         finally:
             self._pass_on()
 
+    def refuse(self, error: Exception) -> None:
+        """Let all who wait fail with `error`."""
+        for places in self._waiting.values():
+            for place in places:
+                if not place.done():
+                    place.set_exception(error)
+        self._waiting.clear()
+
     async def _take(self, tenant: str) -> None:
         if self._free:
             self._free -= 1
@@ -45,7 +53,7 @@ class FairTurns:
         try:
             await place
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
+            if place.done() and not place.cancelled() and place.exception() is None:
                 self._pass_on()  # it was given to us in the same moment
             raise
 

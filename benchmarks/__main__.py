@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tests.machines import why_not
+from tests.machines import RUNTIMES, why_not
 
 from benchmarks import report
 from benchmarks.subjects import (
@@ -20,6 +21,7 @@ from benchmarks.subjects import (
     crowd,
     idle,
     interpreter,
+    model,
     pause,
     rounds,
     roundtrip,
@@ -47,11 +49,13 @@ def main(arguments: list[str] | None = None) -> None:
     rows: list[Measurement] = []
     try:
         if options.command == "soak":
-            _collect(rows, "soak", soak.measure(options.cycles))
+            _collect(rows, "soak", soak.measure(options.cycles, options.minutes))
         elif options.command == "rounds":
             _collect(rows, "rounds", rounds.measure(options.rounds))
         elif options.command == "crowd":
             _collect(rows, "crowd", crowd.measure(options.sandboxes))
+        elif options.command == "model":
+            _collect(rows, "model", model.measure(options.operations, options.seed, options.runtime))
         else:
             for subject in SUBJECTS:
                 if not options.only or subject.NAME in options.only:
@@ -65,8 +69,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _collect(rows: list[Measurement], name: str, measured: Iterable[Measurement]) -> None:
+    """Rows count as soon as they are measured: what comes later may fail or be broken off."""
     began = time.monotonic()
-    rows.extend(measured)
+    for row in measured:
+        rows.append(row)  # noqa: PERF402
     print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
@@ -75,15 +81,34 @@ def _parser() -> argparse.ArgumentParser:
     names = [subject.NAME for subject in SUBJECTS]
     parser.add_argument("--only", action="append", choices=names, metavar="NAME", help=f"one of {', '.join(names)}")
     parser.add_argument("--quick", action="store_true", help="a few runs of each: whether it works, not how fast")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="where to write every single value")
+    to: dict[str, Any] = {"type": Path, "metavar": "PATH", "help": "where to write every single value"}
+    parser.add_argument("--json", **to)
     commands = parser.add_subparsers(dest="command")
-    cycles = commands.add_parser("soak", help="create and kill N times, then look for what was left behind")
-    cycles.add_argument("cycles", type=int, metavar="N")
     text = "N idle sandboxes at once: what each costs, and how the server answers beside them"
-    commands.add_parser("crowd", help=text).add_argument("sandboxes", type=int, metavar="N")
+    commands.add_parser("crowd", help=text).add_argument("sandboxes", type=_count, metavar="N")
+    cycles = commands.add_parser(
+        "soak", help="create, run a command and kill N times, then look for what was left behind"
+    )
+    cycles.add_argument("cycles", type=_count, metavar="N")
+    cycles.add_argument("--minutes", type=float, default=math.inf, help="stop after this time, with the figures so far")
     text = "pause and resume one sandbox N times, all of its state changed and checked each time"
-    commands.add_parser("rounds", help=text).add_argument("rounds", type=int, metavar="N")
+    turns = commands.add_parser("rounds", help=text)
+    turns.add_argument("rounds", type=_count, metavar="N")
+    text = "N random operations by several callers while the server is killed now and then, checked against a model"
+    random = commands.add_parser("model", help=text)
+    random.add_argument("operations", type=_count, metavar="N")
+    random.add_argument("--seed", type=int, help="of an earlier run")
+    random.add_argument("--runtime", choices=RUNTIMES, help="the only one; both, if none is given")
+    for command in (cycles, turns, random):
+        command.add_argument("--json", default=argparse.SUPPRESS, **to)
     return parser
+
+
+def _count(text: str) -> int:
+    """Raises: argparse.ArgumentTypeError."""
+    if not text.isdecimal() or (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return number
 
 
 if __name__ == "__main__":

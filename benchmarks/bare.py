@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.machines import cache_dir
+from tests.machines import cache_dir, snapshots_dir
 
 from sandpit.node.cgroups import Cgroup
 from sandpit.node.config import GATEWAY_ADDRESS, INNER_ADDRESS, INNER_PREFIX
@@ -85,7 +85,7 @@ class Bare:
         bundle = rig.live.data_dir / "sandboxes" / record["container_id"] / "bundle"
         self._config = json.loads((bundle / "config.json").read_text())
         rig.kill(sample)
-        [manifest] = (cache_dir() / "snapshots" / record["build_id"]).glob("*/manifest.json")
+        [manifest] = (snapshots_dir() / record["build_id"]).glob("*/manifest.json")
         self._snapshot = manifest.parent
         self._live = rig.live
 

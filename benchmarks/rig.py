@@ -14,7 +14,7 @@ from tests.live import Live
 from tests.machines import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 WAIT_SECONDS = 120.0
 CALM_SECONDS = 0.3
@@ -76,7 +76,24 @@ class Rig:
 @contextmanager
 def rig(pool: int, **settings: str) -> Iterator[Rig]:
     """A server with `pool` waiting sandboxes per template. Raises at the end: LeakError."""
+    with nothing_left(), _serving(pool, settings) as made:
+        yield made
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """For a block that starts servers and ends them. Raises at its end: LeakError."""
     before = leaks.holdings(nodes=True, own=False)
+    yield
+    left = leaks.new_since(before, nodes=True, own=False)
+    with suppress(OSError):  # another server's directories are there
+        ROOT.rmdir()
+    if left:
+        raise LeakError("left behind:\n  " + "\n  ".join(left))
+
+
+@contextmanager
+def _serving(pool: int, settings: Mapping[str, str]) -> Iterator[Rig]:
     live = Live({"SANDPIT_POOL__SIZE": str(pool), "SANDPIT_POOL__MAX_SIZE": str(pool), **settings})
     live.start()
     kept = {name: os.environ.get(name) for name in live.clients}
@@ -93,8 +110,3 @@ def rig(pool: int, **settings: str) -> Iterator[Rig]:
         else:
             live.ended()
         live.remove()
-    left = leaks.new_since(before, nodes=True, own=False)
-    with suppress(OSError):  # another server's directories are there
-        ROOT.rmdir()
-    if left:
-        raise LeakError("left behind:\n  " + "\n  ".join(left))

@@ -35,19 +35,27 @@ provide_python() {
     command -v apt-get >/dev/null || fail "no Python >= 3.11 with venv was found" "install one, or name it in PYTHON"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
+    dpkg --configure -a # an installation that was broken off: until it is completed, apt-get installs nothing
     apt-get install -y -qq --no-install-recommends python3 python3-venv ca-certificates >/dev/null
     find_python || fail "this Debian's Python is older than 3.11" "use Debian 12 or newer, or name another in PYTHON"
 }
 
-# install_locked VENV LOCK: nothing happens when the lock is the one that was installed last
+# install_locked VENV LOCK: nothing happens when the lock is the one that was installed last. What was broken off is made anew:
+# packages that are there in part look as if they were installed, to pip and to uv.
 install_locked() {
+    mkdir -p "$ROOT/.cache"
+    (flock 9 && install_alone "$@") 9>"$ROOT/.cache/install.lock" # two that were called at once take turns
+}
+
+install_alone() {
     local venv=$1 lock=$2 stamp
     stamp="$(sha256sum <"$lock") $(readlink -f "$PYTHON")"
     if [[ -e $venv/.locked && $(<"$venv/.locked") == "$stamp" ]] && "$venv/bin/python" -c '' 2>/dev/null; then return; fi
-    rm -f "$venv/.locked"
-    if ! "$venv/bin/python" -c '' 2>/dev/null || [[ $(readlink -f "$venv/bin/python") != "$(readlink -f "$PYTHON")" ]]; then
+    if [[ ! -e $venv/.locked ]] || ! "$venv/bin/python" -c '' 2>/dev/null ||
+        [[ $(readlink -f "$venv/bin/python") != "$(readlink -f "$PYTHON")" ]]; then
         "$PYTHON" -m venv --clear "$venv"
     fi
+    rm -f "$venv/.locked"
     local uv=$VENV/bin/uv wanted
     wanted=$(awk '/^uv==/ {print substr($1, 5)}' "$ROOT/requirements/server.lock")
     if [[ $("$uv" --version 2>/dev/null) != "uv $wanted"* ]]; then

@@ -87,7 +87,7 @@ def _processes() -> set[str]:
         parent = int(stat[stat.rindex(b")") + 4 :].split(b" ", 1)[0])
         if mark in command or parent == own:
             text = command.replace(b"\0", b" ").decode(errors="replace").strip() or "(a zombie)"
-            found.add(f"process {pid} {text[:300]}")
+            found.add(f"process {pid} {text[:2000]}")
     return found
 
 

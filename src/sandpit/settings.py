@@ -36,7 +36,7 @@ class Limits(BaseModel):
     max_session_seconds: int = Field(default=24 * 3600, ge=60)
     """Longest time that a sandbox runs without a pause."""
     snapshots_mb: int = Field(default=50 * 1024, ge=0)
-    """Disk in MiB that a team's paused sandboxes and snapshots may take up together."""
+    """Disk in MiB that a team's paused sandboxes and snapshots may take up together; the last one may pass it by its own size."""
     templates_mb: int = Field(default=50 * 1024, ge=0)
     """Disk in MiB that a team's templates may take up together."""
 
@@ -61,7 +61,7 @@ class Build(BaseModel):
     uploads_mb: int = Field(default=20480, ge=1)
     """Size in MiB of all archives of a team; the oldest go first."""
     image_mb: int = Field(default=20480, ge=1)
-    """Size in MiB of an image of a registry: of its layers as they are sent, and of each one unpacked."""
+    """Size in MiB of an image of a registry: of its layers as they are sent, and of all of them unpacked."""
     log_lines: int = Field(default=20_000, ge=100)
     """Lines of output that are kept of a build."""
     cache_hours: float = Field(default=7 * 24.0, ge=0)
@@ -112,6 +112,17 @@ class Machine(BaseModel):
     """Creates that may wait for their turn, of all teams; more are refused at once with 503."""
 
 
+class Log(BaseModel):
+    """The server's own log, when it runs in the background."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file_mb: int = Field(default=10, ge=1)
+    """Size in MiB at which a new file is begun."""
+    files: int = Field(default=5, ge=2)
+    """Files that are kept, the one that is written to among them."""
+
+
 class Retention(BaseModel):
     """How long records are kept, in seconds, and how many log lines."""
 
@@ -147,7 +158,7 @@ class Settings(BaseSettings):
     tls_key: Path | None = None
     """PEM file with the key of `tls_certificate`."""
     domain: str | None = None
-    """Domain (and port) of the names `{port}-{sandbox id}.{domain}`; None leaves the choice to the client."""
+    """Domain (and port) of the names `{port}-{sandbox id}.{domain}`, which the API tells clients; None: `e2b.localhost`, this machine."""
     authentication: bool = True
     """False lets every caller act for the default team; only allowed on loopback addresses."""
     runtime: Literal["gvisor", "crun"] | None = None
@@ -158,11 +169,25 @@ class Settings(BaseSettings):
     """Addresses that sandboxes have on this machine, one each; nobody else sees them."""
     allow_ranges: tuple[ipaddress.IPv4Network, ...] = ()
     """Private address ranges that sandboxes may reach in spite of the rule that they may reach none."""
+    edge_client_connections: int = Field(default=2000, ge=1)
+    """Connections that one client address (one /64 in IPv6) may have to the gateway, which takes 10,000 in all."""
+    api_client_connections: int = Field(default=500, ge=1)
+    """The same for the API's port, which takes 2,000 in all."""
+    trusted_proxies: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    """Addresses of proxies in front of this server: many clients are behind them, so limits per client address do not hold."""
+    name_servers: tuple[ipaddress.IPv4Address, ...] = Field(default=(), max_length=3)
+    """Name servers that resolve for sandboxes; none: those of /etc/resolv.conf."""
+    sandbox_flows: int = Field(default=2048, ge=16, le=60_000)
+    """Connections to the world (TCP, and flows of UDP and ICMP) that one sandbox may have open at a time."""
     limits: Limits = Limits()
     pool: Pool = Pool()
     build: Build = Build()
     retention: Retention = Retention()
     machine: Machine = Machine()
+    disk_reserve_mb: int | None = Field(default=None, ge=0)
+    """Disk in MiB that is kept free for records, the database and logs: sandboxes, snapshots, builds and uploads that would reach into it
+    are refused (507). None keeps a twentieth of the file system, at most 2 GiB."""
+    log: Log = Log()
     pass_host_ca: bool = False
     """Give the host's CA certificates and proxy settings to the sandboxes, and to template builds, which are sandboxes too."""
     database_url: str | None = None
@@ -181,6 +206,16 @@ class Settings(BaseSettings):
     def tls_domain(self) -> str:
         """The domain in the certificate, without a port."""
         return self.domain.partition(":")[0] if self.domain else "e2b.localhost"
+
+    def public_domain(self, port: int | None = None) -> str:
+        """What `{port}-{sandbox id}.` is put before: the domain that was set, else this machine's, with the port that serves it.
+
+        `port`: where HTTPS (or HTTP, without `tls`) is served, if that is not what the settings say.
+        """
+        if self.domain:
+            return self.domain
+        served = port or (self.tls_port if self.tls else self.edge_port)
+        return self.tls_domain if self.tls and served == 443 else f"{self.tls_domain}:{served}"
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def connect(url: str) -> socket.socket:
+def connect(url: str, client: str = "127.0.0.1") -> socket.socket:
+    """A connection from one of the addresses that loopback has."""
     target = httpx.URL(url)
-    return socket.create_connection((target.host, target.port or 80), timeout=30)
+    return socket.create_connection((target.host, target.port or 80), timeout=30, source_address=(client, 0))
 
 
 def resident(pid: int) -> int:
@@ -53,20 +54,24 @@ def own(built_images: None) -> Iterator[Live]:
 
 
 def test_connections_that_say_nothing(own: Live) -> None:
-    """Neither port lets idle connections take what working ones need."""
+    """Neither port lets idle connections, of one client or of many, take what others' working ones need."""
     with ExitStack() as idle:
         for url in (own.api_url, own.edge_url):
-            for number in range(connections.MAX_CONNECTIONS - 100):
-                connection = idle.enter_context(connect(url))
+            for number in range(connections.MAX_CONNECTIONS):
+                connection = idle.enter_context(
+                    connect(url, f"127.0.2.{1 + number * 4 // connections.MAX_CONNECTIONS}")
+                )
                 if number % 2:
                     connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n")
         box = FrontBox.create(own)
         assert box.alive()
         with ExitStack() as more:
-            for _ in range(connections.MAX_CONNECTIONS):  # however many of the idle ones had to go meanwhile
-                more.enter_context(connect(own.api_url))
-            with connect(own.api_url) as refused:
+            for _ in range(connections.CLIENT_CONNECTIONS):  # however many of the idle ones had to go meanwhile
+                more.enter_context(connect(own.api_url, "127.0.3.1"))
+            with connect(own.api_url, "127.0.3.1") as refused:
                 assert refused.recv(4096).startswith(b"HTTP/1.1 503 ")
+            assert own.api.get("/health").status_code == 200
+            assert box.alive()
         box.kill()
 
 

@@ -23,12 +23,15 @@ pytestmark = pytest.mark.timeout(120)
 class SmallDisk(Live):
     """A server whose data directory is a file system of its own, of 64 MiB. Layers and snapshots are elsewhere, as ever."""
 
+    megabytes = 64
+
     def mount(self) -> None:
         """Move what is in the directory so far into the new file system."""
+        options = f"size={self.megabytes}m,mode=711"
         aside = self.data_dir.with_name("aside")
         self.data_dir.rename(aside)
         self.data_dir.mkdir(mode=0o711)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=711", "none", str(self.data_dir)], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(self.data_dir)], check=True)
         subprocess.run(["cp", "-a", f"{aside}/.", str(self.data_dir)], check=True)
 
     def remove(self) -> None:
@@ -67,14 +70,14 @@ def test_a_full_disk(own: SmallDisk) -> None:
     own.fill()
 
     refused = own.api.post("/v2/sandboxes", json={"templateID": "base"})
-    assert refused.status_code == 500
+    assert refused.status_code == 507
     assert "No space left on device" in refused.json()["message"]
     for path, body in (("timeout", {"timeout": 60}), ("connect", {"timeout": 900})):
         answer = own.api.post(f"/sandboxes/{kept.id}/{path}", json=body)
         assert answer.status_code == 500
         assert "disk is full" in answer.json()["message"]
     changed = own.api.put(f"/sandboxes/{kept.id}/network", json={"denyOut": ["0.0.0.0/0"]})
-    assert changed.status_code == 500
+    assert changed.status_code == 507
     assert "No space left on device" in changed.json()["message"]
     assert kept.alive()
     assert own.api.get(f"/sandboxes/{kept.id}").json() == before
@@ -143,7 +146,7 @@ def test_a_pause_that_does_not_fit(built_images: None) -> None:
         box.sh("(setsid sleep 1000 > /dev/null 2>&1 &)")
         for what in ("pause", "snapshots", "fork"):
             answer = own.api.post(f"/sandboxes/{box.id}/{what}", json={})
-            assert answer.status_code == 500, answer.text
+            assert answer.status_code == 507, answer.text
             assert "no space left on device" in answer.json()["message"].lower()
             assert box.sh("pgrep -c sleep") == "1"
             assert list(own.snapshots.iterdir()) == []

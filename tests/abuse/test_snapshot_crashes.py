@@ -42,6 +42,7 @@ PAUSE = (
 RESUME = (
     "after Launcher.launch",
     "before Agent.claim",
+    "after Agent.claim",
     "after resume_sandbox",
     "before LocalNode.remove_snapshot",
     "after SnapshotStore.hide",
@@ -144,7 +145,7 @@ def test_resume(victim: Victim) -> None:
         assert victim.post("pause").status_code == 204
         victim.crash(fault, "connect", {"timeout": 600})
         seen.append(victim.check())
-    assert seen == ["paused"] * 3 + ["running"] * 2
+    assert seen == ["paused"] * 4 + ["running"] * 2
 
 
 def test_snapshot(victim: Victim) -> None:

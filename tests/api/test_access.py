@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 from tests.api.conftest import api_client
@@ -13,6 +16,8 @@ from sandpit.control.app import ControlPlane
 from sandpit.store.models import Team
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
     import httpx
 
     from sandpit.api.http import ApiRoute
@@ -87,20 +92,86 @@ async def test_another_teams_things(
     assert "sandboxes" not in route.path or thing in node.machine
 
 
-@pytest.mark.parametrize("route", [route for route in ROUTES if route.path == "/templates/aliases/{alias:segment}"])
-async def test_another_teams_alias_is_forbidden(
-    control: ControlPlane, client: httpx.AsyncClient, stranger: httpx.AsyncClient, route: ApiRoute
-) -> None:
+async def registered(control: ControlPlane, *, public: bool = False) -> Any:
+    """A template `quartz` of the first team."""
     identity = await control.services.keys.authenticate(str(control.first_key))
     image = MemoryNode().images[0]
-    own = type(image)("own00000000000000000", "33333333-3333-4333-8333-333333333333", ("own",), 1, 128, 1, "memory")
+    own = type(image)("own00000000000000000", "33333333-3333-4333-8333-333333333333", ("quartz",), 1, 128, 1, "memory")
     await control.services.templates.register([own], team_id=identity.team_id, namespace=identity.slug)
-    assert (await client.get("/templates/aliases/own")).json() == {"templateID": own.template_id, "public": False}
-    assert (await client.get("/templates/aliases/default%2Fown")).status_code == 200
-    assert (await stranger.get("/templates/aliases/default%2Fown")).status_code == 403
-    assert (await stranger.get("/templates/aliases/own")).status_code == 404
-    assert (await stranger.post("/v2/sandboxes", json={"templateID": "default/own"})).status_code == 404
+    if public:
+        await control.services.templates.set_public(identity, "quartz", public=True)
+    return own
+
+
+async def test_an_alias_is_its_teams(
+    control: ControlPlane, client: httpx.AsyncClient, stranger: httpx.AsyncClient
+) -> None:
+    own = await registered(control)
+    assert (await client.get("/templates/aliases/quartz")).json() == {"templateID": own.template_id, "public": False}
+    assert (await client.get("/templates/aliases/default%2Fquartz")).status_code == 200
     assert own.template_id not in (await stranger.get("/templates")).text
+    await control.services.templates.set_public(
+        await control.services.keys.authenticate(str(control.first_key)), "quartz", public=True
+    )
+    assert (await stranger.get("/templates/aliases/default%2Fquartz")).json()["public"] is True
+    assert (await stranger.patch("/templates/default%2Fquartz", json={"public": False})).status_code == 403
+
+
+NAMING = {
+    "POST /sandboxes": [{"templateID": "NAME"}],
+    "POST /v2/sandboxes": [{"templateID": "NAME"}, {"templateID": "NAME", "mcp": {}}],
+    "POST /v2/templates": [{"name": "NAME"}, {"alias": "NAME"}],
+    "POST /v3/templates": [{"name": "NAME"}],
+    "POST /templates/tags": [{"target": "NAME", "tags": ["x"]}],
+    "DELETE /templates/tags": [{"name": "NAME", "tags": ["x"]}],
+    "POST /sandboxes/{id:segment}/snapshots": [{"name": "NAME"}],
+    "PATCH /templates/{id:segment}": [{"public": True}],
+    "PATCH /v2/templates/{id:segment}": [{"public": True}],
+    "POST /v2/templates/{id:segment}/builds/{build:segment}": [{"fromImage": "x"}],
+}
+"""Bodies that hold a template's name."""
+
+
+def requests_naming(route: ApiRoute) -> Iterator[tuple[str, Any]]:
+    """Paths with a query, and bodies, with NAME wherever the route takes a template's name."""
+    about_templates = "/templates" in route.path or "/snapshots" in route.path
+    path = route.path
+    if about_templates:
+        path = path.replace("{alias:segment}", "NAME")
+        path = path.replace("{id:segment}", "NAME") if "/sandboxes" not in path else path
+    path = path.replace("{build:segment}", "33333333-3333-4333-8333-333333333333").replace("{hash:segment}", "0" * 64)
+    names = [param.name for param in route.query if param.name in ("template", "name")]
+    for query in ["", *(f"?{name}=NAME" for name in names)]:
+        for body in NAMING.get(name(route), [{}]):
+            if "NAME" in f"{path}{query}{body}":
+                yield path + query, body
+
+
+async def test_another_teams_alias_is_like_none(control: ControlPlane, stranger: httpx.AsyncClient) -> None:
+    """Byte by byte, on every route that takes a template's name."""
+    await registered(control)
+    sandbox_id = (await stranger.post("/v2/sandboxes", json={"templateID": "base"})).json()["sandboxID"]
+    tried = 0
+    for route in ROUTES:
+        for path, body in requests_naming(route):
+            for theirs, none in (
+                ("default/quartz", "default/zircon"), ("default/quartz:default", "default/zircon:default"),
+                ("quartz", "zircon"), ("quartz:x", "zircon:x"),
+            ):  # fmt: skip
+                makes = route.method == "POST" and route.path.endswith(("templates", "snapshots"))
+                if makes and "default" not in theirs:
+                    continue  # a name that the caller may give a template of its own
+                answers = []
+                for text in (theirs, none):
+                    url = path.replace("NAME", quote(text, safe="")).replace("{id:segment}", sandbox_id)
+                    content = json.dumps(body).replace("NAME", text)
+                    answer = await stranger.request(route.method, url, content=content)
+                    answers.append((answer.status_code, answer.text.replace("quartz", "zircon")))
+                assert answers[0] == answers[1], f"{name(route)} {path} {body} {theirs}"
+                tried += 1
+    assert tried > 60
+    unknown = await stranger.get("/templates/aliases/default%2Fquartz")
+    assert (unknown.status_code, unknown.json()["code"]) == (404, 404)
 
 
 async def test_health_needs_no_key(control: ControlPlane) -> None:
@@ -175,9 +246,69 @@ async def test_banned_and_blocked_teams(settings: Settings) -> None:
             assert (response.status_code, response.json()["message"]) == (403, "team is banned")
 
 
-async def test_without_authentication(settings: Settings) -> None:
+@asynccontextmanager
+async def open_server(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A server that asks for no key, as programs of this machine call it."""
     settings = settings.model_copy(update={"authentication": False})
     async with ControlPlane(settings, MemoryNode()) as control, api_client(control, None) as anybody:
+        anybody.base_url = "http://127.0.0.1:3000"
+        yield anybody
+
+
+async def test_without_authentication(settings: Settings) -> None:
+    async with open_server(settings) as anybody:
         made = await anybody.post("/v2/sandboxes", json={"templateID": "base"})
         assert made.status_code == 201
         assert (await anybody.get("/teams")).status_code == 200
+
+
+OURS = (
+    "127.0.0.1",
+    "127.0.0.1:3000",
+    "localhost:3000",
+    "[::1]:3000",
+    "LOCALHOST",
+    "api.e2b.localhost:3443",
+    "127.9.9.9",
+    "localhost.",
+)
+NOT_OURS = (
+    "evil.example", "evil.example:3000", "127.0.0.1.evil.example", "localhost.evil.example", "evillocalhost", "192.168.1.5:3000",
+    "10.0.0.1", "[2001:db8::1]:3000", "", "a b", "127.0.0.1:3000:1", "0x7f000001", "2130706433", "user@localhost", "[::1",
+)  # fmt: skip
+PAGES = (
+    {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://127.0.0.1:3000"}, {"Origin": "http://localhost:3000"},
+    {"Origin": "http://3000-i1.e2b.localhost:3002"}, {"Origin": ""}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": ""}, {"Sec-Fetch-Site": "none, cross-site"},
+)  # fmt: skip
+
+
+async def test_without_authentication_no_web_page_is_served(settings: Settings) -> None:
+    """On any route: neither one from elsewhere, nor a sandbox's, nor one whose name points here."""
+    async with open_server(settings) as anybody:
+        for host in OURS:
+            assert (await anybody.get("/v2/sandboxes", headers={"Host": host})).status_code == 200, host
+        refused: list[dict[str, str]] = [*({"Host": host} for host in NOT_OURS), *PAGES]
+        # A user who types the address, and Node's fetch, are no pages.
+        for fine in ({"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Mode": "cors"}):
+            assert (await anybody.get("/v2/sandboxes", headers=fine)).status_code == 200, fine
+        for headers in refused:
+            for method, path in (
+                ("GET", "/v2/sandboxes"),
+                ("POST", "/v2/sandboxes"),
+                ("GET", "/health"),
+                ("GET", "/nothing"),
+            ):
+                answer = await anybody.request(method, path, headers=headers, json={"templateID": "base"})
+                assert (answer.status_code, answer.json()["code"]) == (403, 403), (method, path, headers)
+                assert not any(name.startswith("access-control") for name in answer.headers)
+        assert (await anybody.get("/v2/sandboxes")).json() == []
+
+
+async def test_without_authentication_preflights_fail(settings: Settings) -> None:
+    async with open_server(settings) as anybody:
+        for route in ROUTES:
+            ask = {"Origin": "https://evil.example", "Access-Control-Request-Method": route.method}
+            answer = await anybody.options(route.path.replace("{", "").replace("}", ""), headers=ask)
+            assert answer.status_code == 403
+            assert "access-control-allow-origin" not in answer.headers

@@ -47,7 +47,7 @@ async def test_create_v2_answers_exactly_the_sandbox(client: httpx.AsyncClient, 
     assert re.fullmatch("i[a-z0-9]{20}", str(body["sandboxID"]))
     assert body["templateID"] == BASE.template_id
     assert body["alias"] == "base"
-    assert body["domain"] is None
+    assert body["domain"] == "e2b.localhost:3443"
     assert body["trafficAccessToken"] is None
     assert tuple(int(part) for part in str(body["envdVersion"]).split(".")) >= (0, 6, 4)
     spec = node.machine[str(body["sandboxID"])]
@@ -90,7 +90,7 @@ async def test_detail_has_every_field(client: httpx.AsyncClient) -> None:
         "envdVersion": ENVD_VERSION,
         "metadata": {"k": "v"},
         "allowInternetAccess": True,
-        "domain": None,
+        "domain": "e2b.localhost:3443",
         "envdAccessToken": made["envdAccessToken"],
         "lifecycle": {"autoResume": False, "onTimeout": "kill"},
         "network": network,

@@ -170,28 +170,6 @@ async def test_a_pausing_sandbox_is_shown_once_as_paused(client: httpx.AsyncClie
     assert await state(client, sandbox_id) == "running"
 
 
-async def test_kill_while_pausing_and_resuming(client: httpx.AsyncClient, node: MemoryNode) -> None:
-    sandbox_id = (await create(client))["sandboxID"]
-    node.hold_snapshot = asyncio.Event()
-    pause = asyncio.create_task(post(client, sandbox_id, "pause"))
-    await node.saving.wait()
-    kill = asyncio.create_task(client.delete(f"/sandboxes/{sandbox_id}"))
-    await asyncio.sleep(0.05)
-    node.hold_snapshot.set()
-    assert [(await task).status_code for task in (pause, kill)] == [204, 204]
-
-    other = await paused(client)
-    node.hold_create = asyncio.Event()
-    node.creating.clear()
-    connect = asyncio.create_task(post(client, other, "connect", {"timeout": 10}))
-    await node.creating.wait()
-    kill = asyncio.create_task(client.delete(f"/sandboxes/{other}"))
-    await asyncio.sleep(0.05)
-    node.hold_create.set()
-    assert [(await task).status_code for task in (connect, kill)] == [201, 204]
-    assert (node.machine, node.kept, (await client.get("/v2/sandboxes")).json()) == ({}, {}, [])
-
-
 @pytest.mark.parametrize("auto", [False, True])
 async def test_a_timer_that_fires_while_it_is_put_away(
     client: httpx.AsyncClient, control: ControlPlane, node: MemoryNode, auto: bool

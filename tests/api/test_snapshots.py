@@ -120,13 +120,14 @@ async def test_its_requests_wait_while_it_is_copied(
     copy = asyncio.create_task(post(client, sandbox_id, "snapshots"))
     await node.saving.wait()
     waiting = asyncio.create_task(control.directory.wake(sandbox_id))
-    kill = asyncio.create_task(client.delete(f"/sandboxes/{sandbox_id}"))
     assert await state(client, sandbox_id) == "running"
     assert not waiting.done()
     node.hold_snapshot.set()
-    assert [(await task).status_code for task in (copy, kill)] == [201, 204]
+    assert (await copy).status_code == 201
     target = await waiting
-    assert target is None or target.state == "running"
+    assert target is not None
+    assert target.state == "running"
+    assert (await client.delete(f"/sandboxes/{sandbox_id}")).status_code == 204
     assert len(await listed(client)) == 1, "a snapshot outlives its sandbox"
 
 
@@ -143,6 +144,22 @@ async def test_sandboxes_of_a_snapshot(client: httpx.AsyncClient, node: MemoryNo
     assert (await post(client, made["sandboxID"], "pause")).status_code == 204
     assert (await post(client, made["sandboxID"], "connect", {"timeout": 10})).status_code == 201
     assert [info.memory for info in node.snapshots()] == [memory] * 3
+
+
+async def test_the_log_names_a_snapshot_as_its_caller_does(client: httpx.AsyncClient) -> None:
+    sandbox_id = (await create(client))["sandboxID"]
+    taken = [
+        (await take(client, sandbox_id))["snapshotID"],
+        (await take(client, sandbox_id, name="kept:v1"))["snapshotID"],
+    ]
+    for path in ("/sandboxes", "/v2/sandboxes"):
+        lines = (await client.get(f"{path}/{sandbox_id}/logs")).json()
+        entries = lines.get("logEntries") or lines["logs"]
+        found = [entry["fields"] for entry in entries if entry["message"] == "snapshot taken"]
+        assert [fields["snapshotID"] for fields in found] == taken
+    for snapshot_id in taken:
+        await create(client, template=snapshot_id)
+        assert (await client.delete(f"/templates/{snapshot_id.replace('/', '%2F')}")).status_code in (204, 400)
 
 
 async def test_names(client: httpx.AsyncClient, control: ControlPlane) -> None:

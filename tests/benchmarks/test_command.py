@@ -9,6 +9,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from benchmarks.bare import Bare
+from benchmarks.rig import rig
 from tests.machines import REPOSITORY
 
 if TYPE_CHECKING:
@@ -45,12 +47,32 @@ def test_round_trips(built_images: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_soak(built_images: None, tmp_path: Path) -> None:
-    rows = measured(tmp_path / "out.json", "soak", "4")
-    assert len(rows["create, over and over"]["values"]) == 4
+def test_soak_and_rounds(built_images: None, tmp_path: Path) -> None:
+    rows = measured(tmp_path / "out.json", "soak", "4", "--json", str(tmp_path / "out.json"))
+    for name in ("create", "first command", "kill"):
+        assert len(rows[f"{name}, all 4"]["values"]) == 4
+        assert len(rows[f"{name}, the last 1"]["reference_values"]) == 1
+    assert rows["cycles that failed"]["values"] == [0]
+    rows = measured(tmp_path / "out.json", "rounds", "2")
+    assert len(rows["resume, round after round"]["values"]) == 2
+
+
+def test_restores_by_hand(built_images: None) -> None:
+    """The reference of most subjects: they need the templates' snapshots."""
+    with rig(pool=0) as made:
+        bare = Bare(made)
+        assert bare.restore() > 0
 
 
 def test_a_subject_that_does_not_exist() -> None:
     done = run("--only", "nothing")
     assert done.returncode == 2
     assert "roundtrip" in done.stderr
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "many"])
+@pytest.mark.parametrize("command", ["soak", "rounds", "model"])
+def test_a_number_that_is_none(command: str, number: str) -> None:
+    done = run(command, number)
+    assert done.returncode == 2
+    assert "usage" in done.stderr

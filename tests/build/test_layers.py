@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -117,3 +118,37 @@ def test_removing_never_follows_mounts(tmp_path: Path) -> None:
     remove_tree(tree)
     assert not tree.exists()
     assert (precious / "file").read_text() == "kept"
+
+
+@needs_root
+def test_layers_have_no_devices(tmp_path: Path) -> None:
+    """What is below dev/ is dropped, as every sandbox has a /dev of its own; elsewhere, devices are refused. Whiteouts stay."""
+    store = LayerStore(tmp_path)
+
+    def produce(fs: Path) -> None:
+        (fs / "dev/inner").mkdir(parents=True)
+        os.mknod(fs / "dev/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        os.mknod(fs / "dev/inner/disk", stat.S_IFBLK | 0o600, os.makedev(7, 0))
+        os.mknod(fs / "gone", stat.S_IFCHR)
+        os.mkfifo(fs / "dev/pipe")
+
+    layer = store.ensure("k", parent=None, step="test", produce=produce)
+    assert sorted(path.name for path in layer.fs.rglob("*")) == ["dev", "gone", "inner", "pipe"]
+
+    def hostile(fs: Path) -> None:
+        (fs / "srv").mkdir()
+        os.mknod(fs / "srv/disk", stat.S_IFBLK | 0o666, os.makedev(7, 0))
+
+    with pytest.raises(LayerError, match="srv/disk"):
+        store.ensure("other", parent=None, step="test", produce=hostile)
+    assert store.find("other") is None
+    assert not leftovers(store)
+
+
+@needs_root
+def test_layers_of_earlier_releases_lose_their_devices(tmp_path: Path) -> None:
+    store = LayerStore(tmp_path)
+    layer = make(store, "old", None, {"dev/file": "kept"})
+    os.mknod(layer.fs / "dev/zero", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    store.drop_devices()
+    assert [path.name for path in (layer.fs / "dev").iterdir()] == ["file"]

@@ -13,6 +13,7 @@ import pytest
 from tests.cli.conftest import Cli
 
 from sandpit.cli.checks import Check, Result, perform
+from sandpit.node.runtime import holes
 from sandpit.settings import Settings
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="most checks need root")
@@ -117,3 +118,61 @@ def test_what_cannot_be_found_out_counts_as_failed(error: Exception, told: str) 
 def test_what_is_not_required_is_a_warning() -> None:
     check = Check("check", lambda _: Result("failed", "gone", "mend"), required=False)
     assert perform(check, Settings()) == Result("warning", "gone", "mend")
+
+
+@pytest.mark.parametrize(
+    ("version", "names"),
+    [
+        ("runsc version release-20240729.0", {"CVE-2025-2713", "CVE-2026-96812"}),
+        ("runsc version 0.0~20240729.0", {"CVE-2025-2713", "CVE-2026-96812"}),
+        ("runsc version release-20250811.0", {"CVE-2026-96812"}),
+        ("runsc version release-20260831.0", {"CVE-2026-96812"}),
+        ("runsc version release-20260901.0", set()),
+        ("runsc version release-20261102.0-5-gabcdef", set()),
+    ],
+)
+def test_known_holes_of_a_release_are_named(version: str, names: set[str]) -> None:
+    found = holes.known_holes(version)
+    assert found is not None
+    assert {hole.name for hole in found} == names
+    words = holes.describe(version)
+    assert (words is None) == (not names)
+    assert all(name in (words or "") for name in names)
+
+
+@pytest.mark.parametrize(
+    "version", ["", "runsc version VERSION_MISSING", "runsc version 20249999", "runsc version release-20241399.0"]
+)
+def test_a_release_without_a_date_is_said_to_be_unknown(version: str) -> None:
+    assert holes.known_holes(version) is None
+    assert "unknown" in (holes.describe(version) or "")
+
+
+def test_versions_of_crun_are_compared_as_numbers() -> None:
+    assert holes.crun_number("crun version 1.8.1") == 10801
+    assert (holes.crun_number("crun version 1.20") or 0) > (holes.crun_number("crun version 1.9.2") or 0)
+    assert holes.crun_number("crun") is None
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("says", "state", "told"),
+    [
+        ("release-20240729.0", "warning", "CVE-2026-96812"), ("release-20261102.0", "ok", "none known"),
+        ("of my own", "warning", "unknown"),
+    ],
+)  # fmt: skip
+def test_the_release_that_is_found_is_looked_up(cli: Cli, says: str, state: str, told: str) -> None:
+    (cli.data_dir / "bin").mkdir(exist_ok=True)
+    (cli.data_dir / "bin/runsc").write_text(f"#!/bin/sh\necho runsc version {says}\n")
+    (cli.data_dir / "bin/runsc").chmod(0o755)
+    row = checks_of(cli("doctor", "--json"))["gVisor's holes"]
+    assert (row["state"], told in row["detail"]) == (state, True), row
+    assert state == "ok" or "gvisor.dev" in row["fix"]
+
+
+@needs_root
+def test_a_run_directory_that_crun_cannot_reach(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o700)
+    row = checks_of(cli("doctor", "--json", SANDPIT_RUN_DIR=str(tmp_path / "closed/run")))["run directory"]
+    assert (row["state"], "chmod o+x" in row["fix"]) == ("warning", True)

@@ -44,9 +44,13 @@ def keys(live: Live) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", sorted(path.name.removesuffix(".test.mjs") for path in NODE.glob("*.test.mjs")))
-def test_javascript(name: str, clients: dict[str, str], keys: dict[str, str], folder: Path) -> None:
+def test_javascript(name: str, live: Live, clients: dict[str, str], keys: dict[str, str], folder: Path) -> None:
+    authority = {
+        "SANDPIT_TEST_TLS": str(live.tls_url),
+        "SANDPIT_TEST_CA": str(live.data_dir / "tls/e2b.localhost/ca.pem"),
+    }
     urls = ",".join(f"http://{host}:{PORT}/" for host in (PUBLIC, OTHER_PUBLIC))
-    environment = node_environment(clients) | keys | {"SANDPIT_TEST_OUTSIDE": urls}
+    environment = node_environment(clients) | keys | authority | {"SANDPIT_TEST_OUTSIDE": urls}
     # Forced, because the clients leave a timer of 60 s behind each request that the server refused.
     command = ["node", "--test-reporter=spec", "--test-force-exit", f"{name}.test.mjs"]
     with Outside() if name == "network" else open(os.devnull):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import e2b
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.clients.flavours import Create
+    from tests.live import Live
 
     Sandbox = Any
 
@@ -57,6 +59,24 @@ def visit(sandbox: Sandbox, port: int, path: str = "/", **headers: str) -> httpx
 
 
 # Into the sandbox
+
+
+async def test_the_host_name_is_the_servers_own(sandbox: Sandbox, live: Live) -> None:
+    """It names a place of this server, not of the domain that clients assume; a client that trusts the server's authority gets there."""
+    port = 8401 if isinstance(sandbox, e2b.Sandbox) else 8402
+    tls = httpx.URL(live.tls_url)
+    host = sandbox.get_host(port)
+    assert host == f"{port}-{sandbox.sandbox_id}.e2b.localhost:{tls.port}"
+    await serve(sandbox, port)
+    trusting = ssl.create_default_context(cafile=str(live.data_dir / "tls/e2b.localhost/ca.pem"))
+    # Where the machine's resolver knows names below localhost, `https://{host}` is all it takes.
+    named = {"headers": {"Host": host}, "extensions": {"sni_hostname": host.partition(":")[0]}}
+    with httpx.Client(verify=trusting, trust_env=False) as client:
+        answer = client.get(f"https://127.0.0.1:{tls.port}/a", **named)
+    assert (answer.status_code, answer.json()["path"], answer.json()["headers"]["Host"]) == (200, "/a", host)
+    again = await got(type(sandbox).connect(sandbox.sandbox_id))
+    assert again.get_host(port) == host
+    assert (await got(again.get_info())).sandbox_domain == host.partition(".")[2]
 
 
 async def test_servers_on_all_addresses(sandbox: Sandbox) -> None:

@@ -61,3 +61,12 @@ def test_no_open_doors_without_authentication(field: str, host: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_loopback_may_be_open(host: str) -> None:
     assert not Settings(api_host=host, edge_host=host, authentication=False).authentication
+
+
+def test_the_domain_of_sandboxes() -> None:
+    """Never nothing: clients would take somebody else's."""
+    assert Settings().public_domain() == "e2b.localhost:3443"
+    assert Settings(tls_port=443).public_domain() == "e2b.localhost"
+    assert Settings(tls=False).public_domain() == "e2b.localhost:3002"
+    assert Settings(tls_port=0).public_domain(4444) == "e2b.localhost:4444"
+    assert Settings(domain="box.example:8443").public_domain(4444) == "box.example:8443"

@@ -361,6 +361,39 @@ async def test_user_ports_learn_where_a_request_came_from(directory: MemoryDirec
             assert b"Host: 127.0.0.1\r\n" in seen[1]
 
 
+async def test_the_agents_token_reaches_the_agent_alone(directory: MemoryDirectory) -> None:
+    """Whoever listens on another port may be any user of the sandbox; an application's own tokens are its own matter."""
+    directory.add(access_token="agents")
+    seen: list[bytes] = []
+    sent = "X-Access-Token: agents\r\nX-Sandpit-Control: guess\r\n"
+    async with edge_for(directory) as edge:
+        for port in (free_port(), 49999, 49983, 49982):
+            async with serving(answering(OK, seen=seen), port=port), raw(edge, request(port, extra=sent)) as client:
+                assert (await client.answer())[0] == 200
+            assert (b"X-Access-Token: agents" in seen[-1]) == (port in (49983, 49982))
+            assert b"control" not in seen[-1].lower()
+        for other in ("X-Access-Token: other\r\n", "X-Access-Token:  \r\n"):
+            async with serving(answering(OK, seen=seen)) as port, raw(edge, request(port, extra=other)) as client:
+                assert (await client.answer())[0] == 200
+            assert b"X-Access-Token:" in seen[-1]
+
+
+async def test_the_relay_gets_the_edges_secret(directory: MemoryDirectory) -> None:
+    target = directory.add(relay_secret="edges")
+    asked: list[bytes] = []
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        writer.write(b"+")
+        await answering(OK)(reader, writer)
+
+    hidden = free_port()
+    async with edge_for(directory) as edge, serving(relay, port=49981), raw(edge, request(hidden)) as client:
+        assert (await client.answer())[2] == b"ok"
+    assert asked == [b"%d edges\n" % hidden]
+    assert "edges" not in repr(target)
+
+
 async def test_servers_on_the_sandboxs_loopback_are_reached_over_the_relay(edge: Edge) -> None:
     hidden = free_port()
     asked: list[bytes] = []

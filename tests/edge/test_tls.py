@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.edge.edge_support import OK, MemoryDirectory, answering, edge_for, serving
 
-from sandpit import tls
+from sandpit import certificates, tls
 from sandpit.certificates import CertificateError, own_certificate, server_context
 from sandpit.edge import Limits
 from sandpit.settings import Settings
@@ -52,19 +52,100 @@ def test_keys_are_the_owners_alone_and_stay(tmp_path: Path) -> None:
     assert first.bundle.read_text().count("BEGIN CERTIFICATE") >= 1
 
 
-def test_the_authority_can_vouch_for_its_domain_only(tmp_path: Path) -> None:
+def openssl(folder: Path, *arguments: str) -> int:
+    return subprocess.run(["openssl", *arguments], cwd=folder, capture_output=True, check=False).returncode
+
+
+def signed(folder: Path, name: str, *extensions: str, subject: str = "/CN=x") -> None:
+    """A certificate `name`.pem that the authority of `folder` has signed."""
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{name}.key"]
+    wanted = [part for extension in extensions for part in ("-addext", extension)]
+    assert openssl(folder, "req", *key, "-subj", subject, *wanted, "-out", f"{name}.csr") == 0
+    made = [
+        "-in",
+        f"{name}.csr",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-copy_extensions",
+        "copy",
+        "-out",
+        f"{name}.pem",
+    ]
+    assert openssl(folder, "x509", "-req", *made) == 0
+
+
+FOREIGN = {
+    "name": "DNS:bank.example",
+    "wildcard": "DNS:*.example",
+    "beside": f"DNS:{DOMAIN}.example",
+    "mixed": f"DNS:{DOMAIN},DNS:bank.example",
+    "address": "IP:192.0.2.1",
+    "loopback": "IP:127.0.0.1",
+    "mixed-address": f"DNS:{DOMAIN},IP:192.0.2.1",
+    "address6": "IP:2001:db8::1",
+    "mail": "email:root@bank.example",
+    "mail-of-the-domain": f"email:root@{DOMAIN}",
+    "uri": "URI:https://bank.example/",
+    "uri-of-the-domain": f"URI:https://{DOMAIN}/",
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_the_authority_can_vouch_for_its_domain_only(tmp_path: Path, kind: str) -> None:
     """Users have all their programs trust it: a stolen key must be worth nothing elsewhere."""
     folder = own_certificate(tmp_path, DOMAIN).chain.parent
+    for strict in ((), ("-x509_strict",)):
+        verify = ("verify", *strict, "-CAfile", "ca.pem", "-purpose", "sslserver")
+        assert openssl(folder, *verify, "-verify_hostname", f"x-y.{DOMAIN}", "server.pem") == 0
+    signed(folder, kind, f"subjectAltName={FOREIGN[kind]}")
+    assert openssl(folder, "verify", "-CAfile", "ca.pem", f"{kind}.pem") != 0
 
-    def openssl(*arguments: str) -> int:
-        return subprocess.run(["openssl", *arguments], cwd=folder, capture_output=True, check=False).returncode
 
-    assert openssl("verify", "-CAfile", "ca.pem", "-verify_hostname", f"x-y.{DOMAIN}", "server.pem") == 0
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "k"]
-    assert openssl("req", *key, "-subj", "/CN=x", "-addext", "subjectAltName=DNS:bank.example", "-out", "x.csr") == 0
-    signed = ["-in", "x.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-copy_extensions", "copy", "-out", "x"]
-    assert openssl("x509", "-req", *signed) == 0
-    assert openssl("verify", "-CAfile", "ca.pem", "x") != 0
+def test_the_authority_vouches_for_servers_only(tmp_path: Path) -> None:
+    folder = own_certificate(tmp_path, DOMAIN).chain.parent
+    signed(folder, "own", f"subjectAltName=DNS:a.{DOMAIN}")
+    signed(folder, "mail", subject="/CN=x/emailAddress=root@bank.example")
+    assert openssl(folder, "verify", "-CAfile", "ca.pem", "-purpose", "sslserver", "own.pem") == 0
+    assert openssl(folder, "verify", "-CAfile", "ca.pem", "mail.pem") != 0
+    for purpose in ("sslclient", "smimesign", "codesign"):
+        assert openssl(folder, "verify", "-CAfile", "ca.pem", "-purpose", purpose, "own.pem") != 0, purpose
+
+
+@pytest.mark.parametrize("kind", ["name", "address", "loopback", "mixed-address"])
+async def test_clients_refuse_what_else_it_has_signed(tmp_path: Path, kind: str) -> None:
+    folder = own_certificate(tmp_path, DOMAIN).chain.parent
+    signed(folder, kind, f"subjectAltName={FOREIGN[kind]}")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / f"{kind}.pem", folder / f"{kind}.key")
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    name = FOREIGN[kind].rpartition(":")[2] if kind != "mixed-address" else DOMAIN
+    with pytest.raises(ssl.SSLCertVerificationError, match=r"permitted subtree violation|excluded subtree violation"):
+        await asyncio.open_connection("127.0.0.1", port, ssl=trusting(tmp_path), server_hostname=name)
+    server.close()
+    await server.wait_closed()
+
+
+def test_an_authority_without_all_constraints_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that an earlier release made: its certificates are renewed at the next start, once."""
+    with monkeypatch.context() as earlier:
+        earlier.setattr(certificates, "_constraints", lambda domain: f"nameConstraints=critical,permitted;DNS:{domain}")
+        old = own_certificate(tmp_path, DOMAIN)
+        assert old.authority is not None
+        before = old.authority.read_bytes()
+    new = own_certificate(tmp_path, DOMAIN)
+    assert new == old
+    assert new.authority is not None
+    assert new.bundle is not None
+    after = new.authority.read_bytes()
+    assert after != before
+    assert after in new.bundle.read_bytes()
+    assert before not in new.bundle.read_bytes()
+    assert openssl(new.chain.parent, "verify", "-CAfile", "ca.pem", "server.pem") == 0
+    own_certificate(tmp_path, DOMAIN)
+    assert new.authority.read_bytes() == after
 
 
 async def test_names_of_the_domain_are_trusted(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from sandpit.node.control_secret import HEADER, ControlSecret
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -23,13 +25,15 @@ ENVELOPE = struct.Struct(">BI")
 class AgentClient:
     """Speaks Connect-JSON to an agent."""
 
-    def __init__(self, port: int, relay_port: int, legacy_port: int, pid: int) -> None:
+    def __init__(self, port: int, relay_port: int, legacy_port: int, pid: int, secret: ControlSecret) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.relay_port = relay_port
         self.legacy = f"127.0.0.1:{legacy_port}"
         """Where the protocol of 2024 is spoken."""
         self.pid = pid
-        self.http = httpx.Client(base_url=self.url, timeout=20)
+        self.secret = secret
+        """What the agent knows the node and the edge by."""
+        self.http = httpx.Client(base_url=self.url, timeout=20, headers={HEADER: secret.current})
 
     def unary(self, method: str, message: dict[str, Any], **headers: str) -> httpx.Response:
         return self.http.post(f"/process.Process/{method}", json=message, headers=_names(headers))
@@ -100,10 +104,15 @@ def _agent(gateway: str) -> Iterator[AgentClient]:
     options = ["--host", "127.0.0.1", "--port", "0", "--relay-port", "0", "--legacy-port", "0", "--gateway", gateway]
     env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHONPATH": os.pathsep.join(sys.path)}
     argv = [sys.executable, "-m", "sandpit.guest.agent", *options]
-    with subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, text=True) as process:
+    secret = ControlSecret.new()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, env=env, stdin=pipe, stderr=pipe, text=True) as process:
+        assert process.stdin is not None
         assert process.stderr is not None
+        process.stdin.write(secret.handover().decode())
+        process.stdin.flush()
         [ports] = re.findall(r"port (\d+), relay (\d+), 2024's (\d+)", process.stderr.readline())
-        client = AgentClient(*map(int, ports), process.pid)
+        client = AgentClient(*map(int, ports), process.pid, secret)
         try:
             yield client
         finally:

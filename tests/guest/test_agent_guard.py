@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from sandpit.guest.agent.control import received_keys
+from sandpit.node.control_secret import HEADER
 
 
 def test_health_needs_no_token(agent: Any) -> None:
@@ -46,6 +51,77 @@ def test_control_calls_are_for_the_gateway(guarded_agent: Any, path: str) -> Non
         assert connection.recv(99).startswith(b"HTTP/1.1 404")
 
 
+CONTROL = [
+    ("POST", "/init"), ("POST", "/freeze"), ("POST", "/unfreeze"), ("GET", "/disk"), ("GET", "/changes"), ("POST", "/changes"),
+    ("GET", "/journal?after=0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path"), CONTROL)
+def test_control_calls_need_the_secret(agent: Any, method: str, path: str) -> None:
+    del agent.http.headers[HEADER]
+    secret = agent.secret
+    for values in (
+        [],
+        [""],
+        ["0" * 64],
+        [secret.relay],
+        [secret.current[:-1]],
+        [secret.current] * 2,
+        [secret.current, "0" * 64],
+    ):
+        answer = agent.http.request(method, path, headers=[(HEADER, value) for value in values], content=b"{}")
+        assert (answer.status_code, answer.json()) == (404, {"code": 404, "message": "not found"})
+    nowhere = agent.http.get("/nowhere")
+    assert nowhere.status_code == 404
+
+
+def test_init_replaces_the_secret(agent: Any) -> None:
+    secret = agent.secret
+    before, relay_before = secret.current, secret.relay
+    assert agent.http.post("/init", json={"controlKeys": secret.offer()}).status_code == 204
+    secret.accepted()
+    assert agent.http.post("/unfreeze").status_code == 404
+    agent.http.headers[HEADER] = secret.current
+    assert agent.http.post("/unfreeze").status_code == 204
+    assert before != secret.current
+    for relay, answered in ((relay_before, b""), (secret.relay, b"-")):
+        with socket.create_connection(("127.0.0.1", agent.relay_port)) as client, contextlib.suppress(ConnectionError):
+            client.sendall(f"1 {relay}\n".encode())
+            assert _read_all(client) == answered
+
+
+@pytest.mark.parametrize(
+    "keys", [None, {}, [], {"control": "0" * 64}, {"control": "0" * 63, "relay": "0" * 64}, {"control": 1, "relay": 2}]
+)
+def test_a_bad_successor_changes_nothing(agent: Any, keys: object) -> None:
+    assert agent.http.post("/init", json={"controlKeys": keys, "accessToken": "taken"}).status_code == 400
+    assert agent.http.post("/unfreeze").status_code == 204
+    assert agent.http.get("/envs").status_code == 200
+
+
+@pytest.mark.parametrize("given", ["", "\n", "0" * 200, "0" * 64 + "\n", "0" * 64 + " " + "g" * 64 + "\n"])
+def test_an_agent_without_keys_refuses_all(given: str) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, given.encode())
+    os.close(writing)
+    try:
+        assert received_keys(reading) is None
+    finally:
+        os.close(reading)
+
+
+def test_the_agent_knows_digests_alone(agent: Any) -> None:
+    secret = agent.secret
+    for path in ("environ", "cmdline"):
+        content = Path(f"/proc/{agent.pid}/{path}").read_bytes()
+        assert secret.current.encode() not in content
+        assert secret.relay.encode() not in content
+    shown = repr(secret)
+    assert secret.current not in shown
+    assert secret.current not in secret.handover().decode()
+
+
 def test_preflight_needs_no_token(agent: Any) -> None:
     agent.http.post("/init", json={"accessToken": "secret"})
     asked = {"Origin": "http://a", "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-a"}
@@ -65,17 +141,30 @@ def test_relay_passes_bytes_both_ways(agent: Any) -> None:
         port = server.getsockname()[1]
         threading.Thread(target=_echo_until_end, args=(server,), daemon=True).start()
         with socket.create_connection(("127.0.0.1", agent.relay_port)) as client:
-            client.sendall(b"%d\nearly " % port)
+            client.sendall(f"{port} {agent.secret.relay}\nearly ".encode())
             client.sendall(b"x" * 300_000)
             client.shutdown(socket.SHUT_WR)
             assert _read_all(client) == b"+early " + b"x" * 300_000
 
 
-@pytest.mark.parametrize("line", [b"1\n", b"0\n", b"080\n", b"+80\n", b"65536\n", b"1234567", b"\n"])
-def test_relay_refuses(agent: Any, line: bytes) -> None:
+@pytest.mark.parametrize("port", ["1", "65536"])
+def test_the_relay_says_that_nothing_listens(agent: Any, port: str) -> None:
     with socket.create_connection(("127.0.0.1", agent.relay_port)) as client:
-        client.sendall(line)
+        client.sendall(f"{port} {agent.secret.relay}\n".encode())
         assert _read_all(client) == b"-"
+
+
+@pytest.mark.parametrize(
+    "line", ["{port}\n", "{port} \n", "{port} {control}\n", "{port} {wrong}\n", "0 {relay}\n", "080 {relay}\n", "+80 {relay}\n",
+             "{port}  {relay}\n", "{port} {relay} \n", "\n", "1" * 72],
+)  # fmt: skip
+def test_the_relay_answers_nobody_without_its_secret(agent: Any, line: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        known = {"relay": agent.secret.relay, "control": agent.secret.current, "wrong": "0" * 64}
+        with socket.create_connection(("127.0.0.1", agent.relay_port)) as client, contextlib.suppress(ConnectionError):
+            client.sendall(line.format(port=port, **known).encode())
+            assert _read_all(client) == b""
 
 
 def test_relay_is_for_the_gateway(guarded_agent: Any) -> None:

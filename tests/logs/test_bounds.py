@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sandpit.guest.agent.journal import BATCH_EVENTS, MAX_EVENTS, MAX_VALUE, Journal
+from sandpit.node.agent import PORT, Agent
 from sandpit.node.guestlog import MAX_EVENTS as MAX_PARSED
 from sandpit.node.guestlog import MAX_FIELDS, MAX_TEXT, parse
+from sandpit.node.tails import Tails
+from sandpit.node.tasks import Tasks
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 NOW = 1_800_000_000.0
 SOON = int(NOW * 1e6)
@@ -123,3 +131,44 @@ def test_an_honest_agent_is_understood_as_it_is() -> None:
     assert [(one.logger, one.level, one.message, dict(one.fields)) for one in found] == [
         ("network", "info", "port is listening", {"port": "80"}), ("agent", "warn", "disk", {}),
     ]  # fmt: skip
+
+
+async def test_a_journal_that_drips_delays_no_end(free_agent: str) -> None:
+    """An end asks for the last events: for as long as it says, whatever the guest sends."""
+    guest = SimpleNamespace(container_id="c", sandbox_id="i", ending=False, agent=Agent(free_agent))
+    tasks = Tasks()
+    tails = Tails(tasks)
+    tails.follow(guest, 0)  # type: ignore[arg-type]
+    async with asyncio.timeout(20):  # it would drip for ever
+        assert await tails.finish(guest) is not None  # type: ignore[arg-type]
+    assert tails.stop(guest) is None  # type: ignore[arg-type]
+    await tasks.close()
+    await guest.agent.close()
+
+
+@pytest.fixture
+async def free_agent() -> AsyncIterator[str]:
+    """The address of an agent that answers a byte at a time."""
+    over, ended = asyncio.Event(), asyncio.Event()
+
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while not over.is_set():
+                writer.write(b"[")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+        writer.close()
+        ended.set()
+
+    for last in range(20, 250):  # port 49983 of a loopback address that no other test has
+        try:
+            server = await asyncio.start_server(drip, f"127.0.9.{last}", PORT)
+        except OSError:
+            continue
+        yield f"127.0.9.{last}"
+        server.close()
+        over.set()
+        await ended.wait()
+        return
+    pytest.fail("no address was free")

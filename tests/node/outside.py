@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import httpx
@@ -16,15 +18,18 @@ CLOSED = ("10.77.77.77", "172.16.77.77", "192.168.77.77", "169.254.169.254", "10
 PORT = 8077
 NAMES = {"one.example": PUBLIC, "two.example": OTHER_PUBLIC, "www.wild.example": PUBLIC, "wild.example": OTHER_PUBLIC}
 _HOST = "192.0.2.77"
+_LOCK = Path(tempfile.gettempdir()) / "sandpit-tests-outside.lock"
 
 
 class Outside(Elsewhere):
-    """The namespace; the host has routes to all of its addresses."""
+    """The namespace; the host has routes to all of its addresses, so there is one at a time on a machine."""
 
     def __init__(self) -> None:
         super().__init__(_HOST, (PUBLIC, OTHER_PUBLIC, *CLOSED))
 
     def __enter__(self) -> Outside:
+        self._lock = _LOCK.open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         super().__enter__()
         program = [sys.executable, "-I", str(Path(__file__).with_name("outside_server.py")), str(PORT)]
         names = [f"{name}={address}" for name, address in NAMES.items()]
@@ -40,9 +45,15 @@ class Outside(Elsewhere):
         answer = httpx.get(f"http://{PUBLIC}:{PORT}/peers", timeout=5)
         return set(answer.json()) - {_HOST}
 
+    def asked(self) -> list[str]:
+        """What the name server was asked since the last question: names and types, `one.example/1`."""
+        found: list[str] = httpx.get(f"http://{PUBLIC}:{PORT}/asked", timeout=5).json()
+        return found
+
     def __exit__(self, *exception: object) -> None:
         self._server.kill()
         self._server.wait()
         assert self._server.stdout is not None
         self._server.stdout.close()
         super().__exit__(*exception)
+        self._lock.close()

@@ -1,4 +1,7 @@
-"""HTTP on every address, and a name server for the names given: `outside_server.py PORT NAME=ADDRESS ...`."""
+"""HTTP on every address, and a name server for the names given: `outside_server.py PORT NAME=ADDRESS ...`.
+
+Names that begin with `slow` are never answered.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import dns.rcode
 import dns.rrset
 
 peers: set[str] = set()
+asked: list[str] = []
 names = dict(argument.split("=") for argument in sys.argv[2:])
 
 
@@ -22,6 +26,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/peers":
             body = json.dumps(sorted(peers)).encode()
             peers.clear()
+        elif self.path == "/asked":
+            body = json.dumps(asked).encode()
+            asked.clear()
         else:
             peers.add(self.client_address[0])
         self.send_response(200)
@@ -39,6 +46,9 @@ class Resolver(socketserver.BaseRequestHandler):
         query = dns.message.from_wire(data)
         answer = dns.message.make_response(query)
         name = query.question[0].name.to_text(omit_final_dot=True).lower()
+        asked.append(f"{name}/{query.question[0].rdtype:d}")
+        if name.startswith("slow"):
+            return
         if name not in names:
             answer.set_rcode(dns.rcode.NXDOMAIN)
         elif query.question[0].rdtype == 1:

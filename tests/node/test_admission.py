@@ -56,6 +56,20 @@ async def test_who_gives_up_takes_no_place() -> None:
         pass
 
 
+async def test_a_place_is_given_back_once() -> None:
+    """Early by who goes on without one, and not again at the end: there are never more holders than places."""
+    turns = FairTurns(1)
+    async with turns.turn("a") as release:
+        release()
+        release()
+        async with asyncio.timeout(5), turns.turn("b"):
+            third = asyncio.create_task(serve(turns, "c", []))
+            await asyncio.sleep(0.05)
+            assert not third.done()
+        await asyncio.wait_for(third, 5)
+    assert turns._free == 1
+
+
 def test_demand_is_the_highest_burst_lately() -> None:
     demand = Demand(2, 10)
     assert demand.wanted(0.0) == 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +37,75 @@ def test_dangerous_system_calls_are_refused(box: Box) -> None:
     output = box.python(f"import ctypes\nlibc = ctypes.CDLL(None)\n{calls}")
     results = dict(line.split() for line in output.splitlines())
     assert results == dict.fromkeys(_SYSTEM_CALLS, "-1")
+
+
+_SILENT = {
+    "modify_ldt": (154, "0, 0, 0"), "pidfd_getfd": (438, "-1, 0, 0"), "memfd_secret": (447, "0"),
+    "kcmp": (312, "1, 1, 0, 0, 0"), "process_madvise": (440, "-1, 0, 0, 0, 0"), "fsopen": (430, "b'tmpfs', 0"),
+    "mount_setattr": (442, "-100, 0, 0, 0, 0"), "name_to_handle_at": (303, "-100, 0, 0, 0, 0"),
+    "fanotify_init": (300, "0, 0"), "statmount": (457, "0, 0, 0, 0"), "clone3": (435, "0, 0"), "mbind": (237, "0, 0, 0, 0, 0, 0"),
+    "add_key": (248, "0, 0, 0, 0, 0"), "io_uring_register": (427, "-1, 0, 0, 0"),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="system call numbers of x86-64")
+def test_rare_system_calls_do_not_reach_the_kernel(box: Box, runtime: str) -> None:
+    """Refused for what they are, not for their arguments: the errors are those of the filter."""
+    if runtime != "crun":
+        pytest.skip("gVisor's calls are answered by its own kernel")
+    calls = "\n".join(
+        f"libc.syscall({number}, {arguments}); print({name!r}, ctypes.get_errno())"
+        for name, (number, arguments) in _SILENT.items()
+    )
+    output = box.python(f"import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n{calls}")
+    results = {name: int(number) for name, number in (line.split() for line in output.splitlines())}
+    assert {name for name, number in results.items() if number not in (errno.EPERM, errno.ENOSYS)} == set()
+
+
+_SOCKETS = """
+import errno, socket
+for family in range(64):
+    for make in (socket.socket, lambda f, t: socket.socketpair(f, t)[0]):
+        try:
+            made = make(family, socket.SOCK_DGRAM)
+        except OSError as error:
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
+                print(family, error.errno)
+        else:
+            print(family, "open")
+for protocol in range(32):
+    try:
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+    except OSError:
+        continue
+    print("netlink", protocol)
+import ctypes
+print("high", ctypes.CDLL(None).syscall(41, ctypes.c_ulong(1 << 32 | 40), 1, 0))
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="system call numbers of x86-64")
+def test_sockets_are_of_few_families(box: Box, runtime: str) -> None:
+    lines = box.python(_SOCKETS).splitlines()
+    opened = {int(line.split()[0]) for line in lines if line.endswith("open")}
+    assert "high -1" in lines
+    if runtime == "crun":
+        assert opened == {socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK}
+        assert {line for line in lines if line.startswith("netlink")} == {"netlink 0", "netlink 4"}
+        assert len([line for line in lines if line[0].isdigit()]) == 5, (
+            "errors are those of a kernel without the family"
+        )
+    else:
+        assert opened <= {socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK, socket.AF_PACKET}
+
+
+def test_programs_for_other_kinds_of_machines_do_not_run(box: Box, runtime: str) -> None:
+    """A 32-bit system call (int 0x80): the program that makes one is ended."""
+    if os.uname().machine != "x86_64":
+        pytest.skip("of x86-64")
+    source = 'int main(void) { int r; __asm__ volatile ("int $0x80" : "=a"(r) : "a"(20)); return r > 0 ? 42 : 0; }'
+    box.sh(f"cd /tmp && printf '%s' '{source}' > old.c && gcc -o old old.c")
+    assert box.run("/tmp/old")[0] != 42
 
 
 def test_no_descriptor_leads_to_the_host(box: Box) -> None:

@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from tests.machines import wait_for
 from tests.node.outside import CLOSED, NAMES, OTHER_PUBLIC, PORT, PUBLIC, Outside
 
 from sandpit.build.debian import machine_archives
-from sandpit.node import dns
+from sandpit.node import dns, resolver
 from sandpit.node.contract import NetworkPolicy
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ EVERYTHING = "0.0.0.0/0"
 def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside]:
     """A machine elsewhere, which also is the host's name server."""
     with Outside() as outside:
-        monkeypatch.setattr(dns, "resolvers", lambda: [PUBLIC])
+        monkeypatch.setattr(resolver, "resolvers", lambda: [PUBLIC])
         yield outside
 
 
@@ -253,3 +254,21 @@ def test_a_port_that_tcp_has_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> 
     udp, tcp = dns._bound_pair()
     with udp, tcp, taken[0]:
         assert udp.getsockname() == tcp.getsockname() != taken[0].getsockname()
+
+
+def test_remains_of_a_sandbox_hold_no_port_of_the_next(create: Callable[..., Box], runtime: str) -> None:
+    """In crun, connections outlive their process for a minute, in a network namespace that would be used again."""
+    if runtime != "crun":
+        pytest.skip("gVisor's connections end with its kernel")
+    box = create()
+    box.python(
+        "import socket\n"
+        "server = socket.socket()\n"
+        "server.bind(('127.0.0.1', 49999)); server.listen()\n"
+        "client = socket.create_connection(('127.0.0.1', 49999))\n"
+        "server.accept()[0].close(); client.recv(1); client.close()"
+    )
+    slots, number = box.machine.node._slots, box.machine.node._sandboxes[box.id].slot.number
+    box.kill()
+    wait_for(lambda: number not in slots._used)
+    assert number not in slots._known, "its namespace is gone"

@@ -14,12 +14,14 @@ from sandpit.node.agent import AgentUnavailable
 from sandpit.node.contract import (
     AgentUnresponsive,
     NodeError,
+    RunningSandbox,
     SandboxSpec,
     SnapshotDamaged,
     SnapshotInfo,
     UnknownSandbox,
     UnknownSnapshot,
 )
+from sandpit.node.runtime.gvisor import Gvisor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,7 +93,8 @@ def test_processes_go_on_where_they_were(box: Box, kept: Kept, runtime: str) -> 
         "cat > /tmp/count.py <<'END'\nimport os, tempfile, time\n"
         "gone = tempfile.TemporaryFile()\nn = 0\nwhile True:\n    n += 1\n"
         "    gone.seek(0); gone.write(b'%d' % n); gone.flush(); gone.seek(0)\n"
-        "    open('/tmp/count', 'w').write(f'{os.getpid()} {n} {gone.read().decode()}')\n    time.sleep(0.05)\nEND\n"
+        "    open('/tmp/count.new', 'w').write(f'{os.getpid()} {n} {gone.read().decode()}')\n"
+        "    os.rename('/tmp/count.new', '/tmp/count')\n    time.sleep(0.05)\nEND\n"
         "(setsid python3 /tmp/count.py > /dev/null 2>&1 &) ; until [ -s /tmp/count ]; do sleep 0.1; done"
     )
     files = changed(box)
@@ -220,6 +223,31 @@ def test_another_release_boots_from_the_kept_file_system(
     again = kept.start(info, box.id, resumed=True)
     assert "its processes are lost: another release of the runtime took it" in caplog.text
     assert again.sh("pgrep -c sleep || true") == "0"
+    assert again.sh(CHECK) == files
+
+
+@pytest.mark.parametrize("runtime", ["gvisor"])
+def test_a_snapshot_of_a_sentry_that_opened_files_itself_is_opened_the_same_way(
+    machine: Machine, kept: Kept, runtime: str
+) -> None:
+    """Earlier releases of Sandpit took them; the files in them are kept, as after an update of gVisor."""
+    driver = machine.node._runtimes["gvisor"]
+    assert isinstance(driver, Gvisor)
+
+    async def launched() -> RunningSandbox:
+        older = await machine.node._launcher.launch(await machine.node._templates.stack(machine.images[0]))
+        older.sandbox_id = "older"
+        machine.node._keep(older)
+        return RunningSandbox("older", older.address)
+
+    driver._direct = True
+    try:
+        box = Box(machine, machine.wait(launched()))
+        files = changed(box)
+        info = kept.take(box, end=True)
+    finally:
+        driver._direct = False
+    again = kept.start(info, "older", resumed=True)
     assert again.sh(CHECK) == files
 
 

@@ -77,6 +77,17 @@ def test_the_two_flavours_are_equal(name: str) -> None:
     assert {"process", "filesystem", "keep_alive", "get_hostname", "pause", "fork", "__init__"} <= set(blocking)
 
 
+def test_host_names() -> None:
+    """The server's domain wins, but on this machine the address that we have is as good, and needs no certificate."""
+    here = Config("key", "http://127.0.0.1:3000", "http://127.0.0.1:3002", None)
+    assert (here.scheme("e2b.localhost:3443"), here.host("i1", "e2b.localhost:3443")) == ("http", "i1.localhost:3002")
+    assert (here.scheme("box.example"), here.host("i1", "box.example")) == ("https", "i1.box.example")
+    away = Config("key", "http://10.0.0.1:3000", "http://10.0.0.1:3002", None)
+    assert (away.scheme("box.example"), away.host("i1", "box.example")) == ("https", "i1.box.example")
+    named = Config("key", "https://api.box.example", None, "box.example")
+    assert (named.scheme("e2b.localhost"), named.host("i1", "e2b.localhost")) == ("https", "i1.e2b.localhost")
+
+
 def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("API_KEY", "API_URL", "SANDBOX_URL", "DOMAIN"):
         monkeypatch.delenv(f"SANDPIT_{name}", raising=False)

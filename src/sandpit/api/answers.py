@@ -26,7 +26,7 @@ API_KEY_LENGTH = 40
 Json = dict[str, Any]
 
 
-def sandbox(row: Sandbox, domain: str | None) -> Json:
+def sandbox(row: Sandbox, domain: str) -> Json:
     """Sandbox: the answer of create and connect (current-protocol 3.2)."""
     answer: Json = {
         "templateID": row.template_id,
@@ -65,7 +65,7 @@ def listed(row: Sandbox) -> Json:
     return answer
 
 
-def detail(row: Sandbox, domain: str | None) -> Json:
+def detail(row: Sandbox, domain: str) -> Json:
     """SandboxDetail (current-protocol 3.4)."""
     answer = listed(row) | {
         "allowInternetAccess": row.allow_internet_access,
@@ -81,7 +81,7 @@ def detail(row: Sandbox, domain: str | None) -> Json:
     return answer
 
 
-def fork(result: Sandbox | ControlError, domain: str | None) -> Json:
+def fork(result: Sandbox | ControlError, domain: str) -> Json:
     """SandboxForkResult (current-protocol 3.7)."""
     if isinstance(result, ControlError):
         return {"error": {"code": result.status, "message": result.message}}

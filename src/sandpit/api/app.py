@@ -13,13 +13,16 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from sandpit import logs
 from sandpit.api import builds, missing, sandboxes, teams, templates
+from sandpit.api.browsers import NoWebPages
+from sandpit.api.connections import UPLOADS
 from sandpit.api.http import (
     ApiRoute,
     Call,
-    Handler,
     Segment,
     authenticate,
+    check_query,
     on_control_error,
     on_http_error,
     on_store_error,
@@ -52,16 +55,7 @@ def create_app(control: ControlPlane) -> ASGIApp:
     """The API. The caller has entered `control` and leaves it after the last request."""
     app = Starlette(
         routes=[Route("/health", _health), _uploads(control), *_grouped(ROUTES, control)],
-        # Browsers may call with any origin: there are no cookies, only keys (legacy-protocol 1.6).
-        middleware=[
-            Middleware(
-                CORSMiddleware,
-                allow_origins=["*"],
-                allow_methods=["*"],
-                allow_headers=["*"],
-                expose_headers=["X-Next-Token", "X-Total-Running"],
-            )
-        ],
+        middleware=[_browsers(control)],
         exception_handlers={
             HTTPException: on_http_error,
             ControlError: on_control_error,
@@ -71,6 +65,19 @@ def create_app(control: ControlPlane) -> ASGIApp:
     )
     app.router.redirect_slashes = False
     return _RawPath(app)
+
+
+def _browsers(control: ControlPlane) -> Middleware:
+    """With keys, pages of any origin may call: there are no cookies, only keys (legacy-protocol 1.6). Without, none may."""
+    if control.local is not None:
+        return Middleware(NoWebPages, domain=control.settings.tls_domain)
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=["*"],
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["X-Next-Token", "X-Total-Running"],
+    )
 
 
 class _RawPath:
@@ -87,18 +94,20 @@ class _RawPath:
 
 def _grouped(routes: Sequence[ApiRoute], control: ControlPlane) -> list[Route]:
     """One route per path, so that a wrong method is a 405 that names all the right ones."""
-    by_path: dict[str, dict[str, Handler]] = {}
+    by_path: dict[str, dict[str, ApiRoute]] = {}
     for route in routes:
-        by_path.setdefault(route.path, {})[route.method] = route.handler
-    return [Route(path, _endpoint(handlers, control), methods=list(handlers)) for path, handlers in by_path.items()]
+        by_path.setdefault(route.path, {})[route.method] = route
+    return [Route(path, _endpoint(methods, control), methods=list(methods)) for path, methods in by_path.items()]
 
 
-def _endpoint(handlers: dict[str, Handler], control: ControlPlane) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(methods: dict[str, ApiRoute], control: ControlPlane) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         identity = await authenticate(request, control)
+        logs.tenant.set(identity.team_id)  # what goes wrong from here on is logged on this team's account
         identity.check_may_act()
-        method = "GET" if request.method == "HEAD" else request.method
-        return await handlers[method](Call(request, control, identity))
+        check_query(request)
+        route = methods["GET" if request.method == "HEAD" else request.method]
+        return await route.handler(Call(request, control, identity, route))
 
     return endpoint
 
@@ -107,7 +116,7 @@ def _uploads(control: ControlPlane) -> Route:
     async def endpoint(request: Request) -> Response:
         return await builds.upload(request, control)
 
-    return Route(f"{builds.UPLOADS}/{{token:segment}}", endpoint, methods=["PUT"])
+    return Route(f"{UPLOADS}/{{token:segment}}", endpoint, methods=["PUT"])
 
 
 async def _health(_request: Request) -> Response:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from sandpit.api import params
 from sandpit.api.buildschemas import AssignTags, BuildRequest, BuildStartBody, RemoveTags, TemplateUpdate
+from sandpit.api.connections import UPLOADS
 from sandpit.api.http import ApiRoute, Call
 from sandpit.control.buildrequests import check_files_hash
-from sandpit.control.errors import BodyTooLargeError, ForbiddenError, InvalidRequestError
+from sandpit.control.errors import (
+    BodyTooLargeError,
+    DiskFullError,
+    ForbiddenError,
+    InvalidRequestError,
+    LimitReachedError,
+)
 from sandpit.control.times import rfc3339
-from sandpit.store.uploads import TooLarge
+from sandpit.store.uploads import AT_ONCE, TooLarge, TooMany
 
 if TYPE_CHECKING:
     from sandpit.control.app import ControlPlane
     from sandpit.control.builds import BuildStatus
     from sandpit.store.models import BuildLog
-
-UPLOADS = "/template-files"
 
 
 async def request(call: Call) -> Response:
@@ -42,29 +49,41 @@ async def files(call: Call) -> Response:
     services = call.control.services
     await services.templates.own(call.identity, call.path("id"))
     files_hash = check_files_hash(call.path("hash"))
-    token = services.upload_links.make(call.identity.team_id, files_hash)
+    token = services.upload_links.make(call.identity.team_id, files_hash, call.identity.credential_id)
     present = services.builds.uploads.has(call.identity.team_id, files_hash)
     url = call.request.url
     return JSONResponse({"present": present, "url": f"{url.scheme}://{url.netloc}{UPLOADS}/{token}"}, status_code=201)
 
 
 async def upload(request: Request, control: ControlPlane) -> Response:
-    """Take an archive. The link is the permission; there is no key."""
-    found = control.services.upload_links.check(str(request.path_params["token"]))
-    if found is None:
+    """Take an archive. The link is the permission; there is no key. How long it may take is `api.connections`'s to say."""
+    services, settings = control.services, control.settings
+    link = services.upload_links.check(str(request.path_params["token"]))
+    if link is None:
         raise ForbiddenError("this upload link is too old, or was not made by this server: ask for another one")
-    uploads = control.services.builds.uploads
+    if link.credential_id is not None and not await services.keys.is_valid(link.credential_id, link.team_id):
+        raise ForbiddenError("the key that this upload link was made with was revoked")
+    length = request.headers.get("content-length", "")
+    size = int(length) if length.isdigit() and len(length) < 19 else None
     try:
-        async with uploads.receive(*found) as receiver:
+        async with services.builds.uploads.receive(link.team_id, link.files_hash, size) as receiver:
             async for chunk in request.stream():
                 await receiver.write(chunk)
     except TooLarge:
-        limit = control.settings.build.upload_mb
+        limit = settings.build.upload_mb
         raise BodyTooLargeError(
             f"the files of one COPY are limited to {limit} MiB: leave some out (.dockerignore)"
         ) from None
+    except TooMany:
+        raise LimitReachedError(
+            f"the team is uploading {AT_ONCE} archives, or {settings.build.uploads_mb} MiB of them, already: wait for one to end"
+        ) from None
     except ClientDisconnect as error:
         raise InvalidRequestError("the connection ended in the middle of the upload") from error
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise DiskFullError(str(error)) from error
     return Response(status_code=200)
 
 
@@ -82,7 +101,7 @@ async def cancel(call: Call) -> Response:
 
 
 async def status(call: Call) -> Response:
-    found = await _status(call, "logsOffset")
+    found = await _status(call, params.LOGS_OFFSET)
     build, lines = found.build, found.lines
     answer: dict[str, Any] = {
         "templateID": build.template_id,
@@ -97,16 +116,16 @@ async def status(call: Call) -> Response:
 
 
 async def logs(call: Call) -> Response:
-    found = await _status(call, "offset")
+    found = await _status(call, params.OFFSET)
     return JSONResponse({"logs": [_entry(line) for line in found.lines]})
 
 
-async def _status(call: Call, offset: str) -> BuildStatus:
-    skip, limit = call.query_int(offset), call.query_int("limit")
+async def _status(call: Call, offset: params.Param) -> BuildStatus:
+    skip, limit = call.query_int(offset), call.query_int(params.LIMIT)
     options: dict[str, int] = {"limit": limit} if limit is not None else {}
     builds = call.control.services.builds
     return await builds.status(
-        call.identity, call.path("id"), call.path("build"), offset=skip or 0, level=call.query("level"), **options
+        call.identity, call.path("id"), call.path("build"), offset=skip or 0, level=call.query(params.LEVEL), **options
     )
 
 
@@ -142,16 +161,22 @@ def _entry(line: BuildLog) -> dict[str, Any]:
 
 ROUTES = (
     # before those whose path could mean a template of this name
-    ApiRoute("POST", "/templates/tags", assign_tags),
-    ApiRoute("DELETE", "/templates/tags", remove_tags),
-    ApiRoute("POST", "/v3/templates", request),
-    ApiRoute("POST", "/v2/templates", request),
-    ApiRoute("GET", "/templates/{id:segment}/files/{hash:segment}", files),
-    ApiRoute("POST", "/v2/templates/{id:segment}/builds/{build:segment}", start),
-    ApiRoute("GET", "/templates/{id:segment}/builds/{build:segment}/status", status),
-    ApiRoute("GET", "/templates/{id:segment}/builds/{build:segment}/logs", logs),
-    ApiRoute("DELETE", "/templates/{id:segment}/builds/{build:segment}", cancel),
-    ApiRoute("PATCH", "/templates/{id:segment}", update),
-    ApiRoute("PATCH", "/v2/templates/{id:segment}", update),
+    ApiRoute("POST", "/templates/tags", assign_tags, 201, AssignTags),
+    ApiRoute("DELETE", "/templates/tags", remove_tags, 204, RemoveTags),
+    ApiRoute("POST", "/v3/templates", request, 202, BuildRequest, errors=(429,)),
+    ApiRoute("POST", "/v2/templates", request, 202, BuildRequest, errors=(429,)),
+    ApiRoute("GET", "/templates/{id:segment}/files/{hash:segment}", files, 201),
+    ApiRoute("POST", "/v2/templates/{id:segment}/builds/{build:segment}", start, 202, BuildStartBody, errors=(409, 429)),
+    ApiRoute(
+        "GET", "/templates/{id:segment}/builds/{build:segment}/status", status,
+        query=(params.LOGS_OFFSET, params.LIMIT, params.LEVEL),
+    ),
+    ApiRoute(
+        "GET", "/templates/{id:segment}/builds/{build:segment}/logs", logs,
+        query=(params.OFFSET, params.LIMIT, params.LEVEL),
+    ),
+    ApiRoute("DELETE", "/templates/{id:segment}/builds/{build:segment}", cancel, 204, errors=(409,)),
+    ApiRoute("PATCH", "/templates/{id:segment}", update, body=TemplateUpdate),
+    ApiRoute("PATCH", "/v2/templates/{id:segment}", update, body=TemplateUpdate),
     ApiRoute("GET", "/templates/{id:segment}/tags", list_tags),
-)
+)  # fmt: skip

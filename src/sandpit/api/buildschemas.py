@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-import json
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from sandpit.api import jsontext
+from sandpit.api.fields import (
+    Command,
+    Credential,
+    FilesHash,
+    Image,
+    Integer,
+    StepArguments,
+    StepType,
+    Tags,
+    TemplateText,
+    at_most,
+)
 from sandpit.api.schemas import Body
 from sandpit.control.buildrequests import BuildStart, NewBuild
 from sandpit.control.errors import InvalidRequestError
+from sandpit.control.limits import MAX_STEPS
 from sandpit.node.contract import BuildStep, Registry
 
 _AWS = (
@@ -18,21 +32,21 @@ _AWS = (
 
 
 class BuildRequest(Body):
-    name: str | None = None
-    alias: str | None = None
-    tags: list[str] = Field(default_factory=list, max_length=100)
-    cpu_count: int | None = Field(None, alias="cpuCount")
-    memory_mb: int | None = Field(None, alias="memoryMB")
+    name: TemplateText | None = None
+    alias: TemplateText | None = None
+    tags: Tags = Field(default_factory=list)
+    cpu_count: Integer | None = Field(None, alias="cpuCount")
+    memory_mb: Integer | None = Field(None, alias="memoryMB")
 
     def new_build(self) -> NewBuild:
         return NewBuild(self.name or self.alias or "", tuple(self.tags), self.cpu_count, self.memory_mb)
 
 
 class RegistryBody(Body):
-    type: str
-    username: str = ""
-    password: str = ""
-    service_account_json: str | None = Field(None, alias="serviceAccountJson")
+    type: StepType
+    username: Credential = ""
+    password: Credential = ""
+    service_account_json: Credential | None = Field(None, alias="serviceAccountJson")
 
     def registry(self) -> Registry:
         """Raises: InvalidRequestError."""
@@ -44,30 +58,32 @@ class RegistryBody(Body):
 
     def _account(self) -> str:
         try:
-            json.loads(self.service_account_json or "")
-        except ValueError:
-            raise InvalidRequestError("serviceAccountJson is no JSON") from None
+            jsontext.parse(self.service_account_json or "")
+        except InvalidRequestError as error:
+            raise InvalidRequestError(f"serviceAccountJson: {error.message}") from None
         return self.service_account_json or ""
 
 
 class StepBody(Body):
-    type: str
-    args: list[str] = Field(default_factory=list, max_length=2000)
+    type: StepType
+    args: StepArguments = Field(default_factory=list)
     force: bool | None = False
-    files_hash: str | None = Field(None, alias="filesHash")
+    files_hash: FilesHash | None = Field(None, alias="filesHash")
 
     def step(self) -> BuildStep:
         return BuildStep(self.type.upper(), tuple(self.args), bool(self.force), self.files_hash)
 
 
 class BuildStartBody(Body):
-    from_image: str | None = Field(None, alias="fromImage")
-    from_template: str | None = Field(None, alias="fromTemplate")
+    from_image: Image | None = Field(None, alias="fromImage")
+    from_template: TemplateText | None = Field(None, alias="fromTemplate")
     from_image_registry: RegistryBody | None = Field(None, alias="fromImageRegistry")
     force: bool | None = False
-    steps: list[StepBody] = Field(default_factory=list)
-    start_cmd: str | None = Field(None, alias="startCmd")
-    ready_cmd: str | None = Field(None, alias="readyCmd")
+    steps: Annotated[list[StepBody], Field(max_length=MAX_STEPS), BeforeValidator(at_most(MAX_STEPS))] = Field(
+        default_factory=list
+    )
+    start_cmd: Command | None = Field(None, alias="startCmd")
+    ready_cmd: Command | None = Field(None, alias="readyCmd")
 
     def start(self) -> BuildStart:
         """Raises: InvalidRequestError."""
@@ -87,10 +103,10 @@ class TemplateUpdate(Body):
 
 
 class AssignTags(Body):
-    target: str
-    tags: list[str] = Field(max_length=100)
+    target: TemplateText
+    tags: Tags
 
 
 class RemoveTags(Body):
-    name: str
-    tags: list[str] = Field(max_length=100)
+    name: TemplateText
+    tags: Tags

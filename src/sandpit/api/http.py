@@ -14,7 +14,8 @@ from starlette.convertors import Convertor
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from sandpit.api import legacy
+from sandpit.api import jsontext, legacy
+from sandpit.api.params import WHOLE_NUMBER, Param
 from sandpit.control import ids
 from sandpit.control.errors import (
     BodyTooLargeError,
@@ -25,6 +26,7 @@ from sandpit.control.errors import (
     NotFoundError,
     UnauthorizedError,
 )
+from sandpit.control.limits import MAX_ID, MAX_QUERY_BYTES, MAX_QUERY_PARAMETERS, shortened
 
 if TYPE_CHECKING:
     from starlette.exceptions import HTTPException
@@ -38,15 +40,19 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request whose caller is known."""
+    """A request whose caller is known, on the route that it came for."""
 
     request: Request
     control: ControlPlane
     identity: Identity
+    route: ApiRoute
 
     def path(self, name: str) -> str:
-        """A path parameter, decoded."""
-        return str(self.request.path_params[name])
+        """A path parameter, decoded. Raises: NotFoundError (nothing has such a name)."""
+        text = str(self.request.path_params[name])
+        if len(text) > MAX_ID or "\0" in text:
+            raise NotFoundError(f"there is nothing with the name '{shortened(text, 100)!r}'")
+        return text
 
     def sandbox_id(self) -> str:
         """The path's sandbox id. Raises: NotFoundError (nothing that could be one)."""
@@ -55,26 +61,40 @@ class Call:
             raise NotFoundError(f"sandbox '{text[:100]}' not found")
         return found
 
-    def query(self, name: str) -> str | None:
-        """A query parameter, None when absent or empty."""
-        return self.request.query_params.get(name) or None
+    def query(self, param: Param) -> str | None:
+        """A query parameter that the route declares, None when absent or empty. Raises: InvalidRequestError."""
+        values = self._values(param)
+        return values[-1] if values and values[-1] else None
 
-    def query_int(self, name: str) -> int | None:
+    def query_list(self, param: Param) -> list[str]:
+        """The values of a parameter that may come several times, or hold several with commas between them. Raises: InvalidRequestError."""
+        parts = [part for value in self._values(param) for part in value.split(",") if part]
+        if len(parts) > param.items:
+            raise InvalidRequestError(f"{param.name}: at most {param.items} values, got {len(parts)}")
+        return parts
+
+    def query_int(self, param: Param) -> int | None:
         """Raises: InvalidRequestError."""
-        text = self.query(name)
+        text = self.query(param)
         if text is None:
             return None
-        if not (text.isascii() and text.removeprefix("-").isdigit() and len(text) <= 18):
-            raise InvalidRequestError(f"{name} must be a whole number, got '{text[:100]}'")
+        if not WHOLE_NUMBER.fullmatch(text):
+            raise InvalidRequestError(f"{param.name} must be a whole number, got '{text[:100]}'")
         return int(text)
 
     async def body(self, model: type[Model]) -> Model:
-        """The JSON body; an absent one is an empty object. Raises: InvalidRequestError, BodyTooLargeError."""
-        raw = await read_body(self.request, self.control.settings.max_body_bytes)
-        try:
-            return model.model_validate_json(raw.strip() or b"{}")
-        except ValidationError as error:
-            raise InvalidRequestError(f"validation error: {_explain(error)}") from error
+        """The JSON body that the route declares; an absent one is an empty object. Raises: InvalidRequestError, BodyTooLargeError."""
+        assert model is self.route.body, f"{self.route.path} declares another body"
+        return await json_body(self.request, self.control.settings.max_body_bytes, model)
+
+    def _values(self, param: Param) -> list[str]:
+        assert param in self.route.query, f"{self.route.path} does not declare {param.name}"
+        values = self.request.query_params.getlist(param.name)
+        if any(len(value) > param.length for value in values):
+            raise InvalidRequestError(f"{param.name} has more than {param.length} characters")
+        if any("\0" in value for value in values):
+            raise InvalidRequestError(f"{param.name} holds a NUL character")
+        return values
 
 
 Handler = Callable[[Call], Awaitable[Response]]
@@ -82,11 +102,16 @@ Handler = Callable[[Call], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class ApiRoute:
-    """One row of the route table. Every route demands a key."""
+    """One row of the route table: all that the route takes and may answer. Every route demands a key."""
 
     method: str
     path: str
     handler: Handler
+    success: int | tuple[int, ...] = 200
+    body: type[BaseModel] | None = None
+    query: tuple[Param, ...] = ()
+    errors: tuple[int, ...] = ()
+    """Statuses beside those that every route may answer (`openapi.ALWAYS`)."""
 
 
 class Segment(Convertor[str]):
@@ -101,11 +126,30 @@ class Segment(Convertor[str]):
         raise NotImplementedError("links are not made from this table")
 
 
+def check_query(request: Request) -> None:
+    """Limit a query string before anything parses it. Raises: InvalidRequestError."""
+    text: bytes = request.scope["query_string"]
+    if len(text) > MAX_QUERY_BYTES:
+        raise InvalidRequestError(f"the query string has more than {MAX_QUERY_BYTES} bytes")
+    if text.count(b"&") >= MAX_QUERY_PARAMETERS:
+        raise InvalidRequestError(f"the query string has more than {MAX_QUERY_PARAMETERS} parameters")
+
+
+async def json_body(request: Request, limit: int, model: type[Model]) -> Model:
+    """The JSON body as `model`; an absent one is an empty object. Raises: InvalidRequestError, BodyTooLargeError."""
+    raw = await read_body(request, limit)
+    value = jsontext.parse(raw.strip() or b"{}")
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise InvalidRequestError(f"validation error: {_explain(error)}") from error
+
+
 async def read_body(request: Request, limit: int) -> bytes:
     """The body, with a Content-Length or chunked. Raises: BodyTooLargeError, InvalidRequestError."""
     too_large = BodyTooLargeError(f"the request body is larger than {limit} bytes")
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit:
+    if WHOLE_NUMBER.fullmatch(length) and int(length) > limit:
         raise too_large
     body = bytearray()
     try:
@@ -149,7 +193,7 @@ def error_response(
     status: int, message: str, *, error_code: str | None = None, headers: dict[str, str] | None = None
 ) -> JSONResponse:
     """The error body (current-protocol 2): JavaScript clients decide by its `code`, not by the status."""
-    body: dict[str, int | str] = {"code": status, "message": message}
+    body: dict[str, int | str] = {"code": status, "message": shortened(message)}
     if error_code is not None:
         body["error_code"] = error_code
     return JSONResponse(body, status, headers)
@@ -197,6 +241,7 @@ def _explain(error: ValidationError) -> str:
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     parts = []
     for problem in problems[:3]:
-        place = ".".join(str(part) for part in problem["loc"])
-        parts.append(f"{place}: {problem['msg']}" if place else problem["msg"])
+        place = ".".join(shortened(str(part), 60) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        parts.append(f"{place}: {message}" if place else message)
     return "; ".join(parts)

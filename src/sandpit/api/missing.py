@@ -31,7 +31,7 @@ def _collection(path: str, message: str, *changes: str) -> tuple[ApiRoute, ...]:
         ("DELETE", thing),
         *((method, thing) for method in changes),
     ]
-    return tuple(ApiRoute(method, path, _refusing(message)) for method, path in routes)
+    return tuple(ApiRoute(method, path, _refusing(message), 501) for method, path in routes)
 
 
 ROUTES = (*_collection("/volumes", _VOLUMES), *_collection("/secrets", _SECRETS, "POST"))

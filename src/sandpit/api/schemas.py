@@ -7,6 +7,21 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from sandpit.api.fields import (
+    DnsServers,
+    EgressRules,
+    Host,
+    Integer,
+    McpServers,
+    Metadata,
+    Name,
+    Ports,
+    RefusedList,
+    RefusedObject,
+    TemplateText,
+    Variables,
+)
+from sandpit.control.limits import MAX_FORKS, MAX_INTEGER, MAX_MCP_BYTES
 from sandpit.control.requests import NewSandbox
 
 V1_TIMEOUT = 15
@@ -20,11 +35,11 @@ class Body(BaseModel):
 class EgressBody(Body):
     """Current-protocol 3.9, the fields that create and update share."""
 
-    allow_out: list[str] | None = Field(None, alias="allowOut")
-    deny_out: list[str] | None = Field(None, alias="denyOut")
-    dns_servers: list[str] | None = Field(None, alias="dnsServers")
-    egress_proxy: dict[str, Any] | None = Field(None, alias="egressProxy")
-    rules: dict[str, Any] | None = None
+    allow_out: EgressRules | None = Field(None, alias="allowOut")
+    deny_out: EgressRules | None = Field(None, alias="denyOut")
+    dns_servers: DnsServers | None = Field(None, alias="dnsServers")
+    egress_proxy: RefusedObject | None = Field(None, alias="egressProxy")
+    rules: RefusedObject | None = None
 
     def fields(self) -> dict[str, Any]:
         """The object as the API shows it: what was given, under its wire names."""
@@ -33,8 +48,8 @@ class EgressBody(Body):
 
 class NetworkBody(EgressBody):
     allow_public_traffic: bool | None = Field(None, alias="allowPublicTraffic")
-    mask_request_host: str | None = Field(None, alias="maskRequestHost")
-    https_ports: list[int] | None = Field(None, alias="httpsPorts")
+    mask_request_host: Host | None = Field(None, alias="maskRequestHost")
+    https_ports: Ports | None = Field(None, alias="httpsPorts")
 
 
 class NetworkUpdateBody(EgressBody):
@@ -46,30 +61,31 @@ class AutoResumeBody(Body):
 
 
 class IamBody(Body):
-    tokens: dict[str, Any] | None = None
+    tokens: RefusedObject | None = None
 
 
 class NewSandboxV2Body(Body):
     """POST /v2/sandboxes: always secured, 300 s."""
 
-    template_id: str = Field(alias="templateID")
-    timeout: int | None = None
+    template_id: TemplateText = Field(alias="templateID")
+    timeout: Integer | None = None
     auto_pause: bool | None = Field(None, alias="autoPause")
     auto_pause_memory: bool | None = Field(None, alias="autoPauseMemory")
     auto_resume: AutoResumeBody | None = Field(None, alias="autoResume")
     allow_internet_access: bool | None = None
     network: NetworkBody | None = None
-    metadata: dict[str, str] | None = None
-    env_vars: dict[str, str] | None = Field(None, alias="envVars")
-    mcp: dict[str, Any] | None = None
+    metadata: Metadata | None = None
+    env_vars: Variables | None = Field(None, alias="envVars")
+    mcp: McpServers | None = None
     iam: IamBody | None = None
-    volume_mounts: list[Any] | None = Field(None, alias="volumeMounts")
-    sidecars: list[Any] | None = None
+    volume_mounts: RefusedList | None = Field(None, alias="volumeMounts")
+    sidecars: RefusedList | None = None
 
     @field_validator("mcp")
     @classmethod
     def _storable(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        json.dumps(value, allow_nan=False)
+        if len(json.dumps(value)) > MAX_MCP_BYTES:
+            raise ValueError(f"more than {MAX_MCP_BYTES} bytes of JSON")
         return value
 
     def request(self, *, default_timeout: int = V2_TIMEOUT, secure: bool = True) -> NewSandbox:
@@ -102,26 +118,26 @@ class NewSandboxV1Body(NewSandboxV2Body):
 
 
 class ConnectV2Body(Body):
-    timeout: int = V2_TIMEOUT
+    timeout: Integer = V2_TIMEOUT
     memory: bool | None = None
 
 
 class ConnectV1Body(Body):
-    timeout: int
+    timeout: Integer
     memory: bool | None = None
 
 
 class TimeoutBody(Body):
-    timeout: int
+    timeout: Integer
 
 
 class ResumeBody(Body):
-    timeout: int | None = None
+    timeout: Integer | None = None
     auto_pause: bool | None = Field(None, alias="autoPause")
 
 
 class RefreshBody(Body):
-    duration: int = 0
+    duration: Integer = 0
 
 
 class PauseBody(Body):
@@ -130,14 +146,14 @@ class PauseBody(Body):
 
 
 class ForkBody(Body):
-    timeout: int = Field(V1_TIMEOUT, ge=1)
-    count: int = Field(1, ge=1, le=100)
+    timeout: int = Field(V1_TIMEOUT, ge=1, le=MAX_INTEGER)
+    count: int = Field(1, ge=1, le=MAX_FORKS)
 
 
 class SnapshotBody(Body):
-    name: str | None = None
+    name: TemplateText | None = None
     memory: bool | None = None
 
 
 class ApiKeyBody(Body):
-    name: str
+    name: Name

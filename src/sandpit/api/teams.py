@@ -56,7 +56,7 @@ def _team(team_id: str, name: str, key: str, *, is_default: bool) -> answers.Jso
 ROUTES = (
     ApiRoute("GET", "/teams", list_teams),
     ApiRoute("GET", "/api-keys", list_keys),
-    ApiRoute("POST", "/api-keys", create_key),
-    ApiRoute("PATCH", "/api-keys/{id:segment}", rename_key),
-    ApiRoute("DELETE", "/api-keys/{id:segment}", revoke_key),
+    ApiRoute("POST", "/api-keys", create_key, 201, schemas.ApiKeyBody),
+    ApiRoute("PATCH", "/api-keys/{id:segment}", rename_key, body=schemas.ApiKeyBody),
+    ApiRoute("DELETE", "/api-keys/{id:segment}", revoke_key, 204),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import JSONResponse, Response
 
-from sandpit.api import answers
+from sandpit.api import answers, params
 from sandpit.api.http import ApiRoute, Call
 from sandpit.control.errors import InvalidRequestError
 
@@ -17,8 +17,8 @@ async def list_v1(call: Call) -> Response:
 
 async def list_v2(call: Call) -> Response:
     _check_team(call)
-    limit = call.query_int("limit")
-    infos, token = await call.control.services.templates.page(call.identity, limit, call.query("nextToken"))
+    limit = call.query_int(params.LIMIT)
+    infos, token = await call.control.services.templates.page(call.identity, limit, call.query(params.NEXT_TOKEN))
     headers = {"X-Next-Token": token} if token is not None else None
     return JSONResponse([answers.template(info) for info in infos], headers=headers)
 
@@ -43,15 +43,15 @@ async def by_alias(call: Call) -> Response:
 
 
 def _check_team(call: Call) -> None:
-    asked = call.query("teamID")
+    asked = call.query(params.TEAM_ID)
     if asked is not None and asked != call.identity.team_id:
         raise InvalidRequestError(f"teamID '{asked[:100]}' is not the team of this key")
 
 
 ROUTES = (
-    ApiRoute("GET", "/templates", list_v1),
-    ApiRoute("GET", "/v2/templates", list_v2),
+    ApiRoute("GET", "/templates", list_v1, query=(params.TEAM_ID,)),
+    ApiRoute("GET", "/v2/templates", list_v2, query=(params.TEAM_ID, params.LIMIT, params.NEXT_TOKEN)),
     ApiRoute("GET", "/templates/aliases/{alias:segment}", by_alias),
     ApiRoute("GET", "/templates/{id:segment}", get),
-    ApiRoute("DELETE", "/templates/{id:segment}", delete),
+    ApiRoute("DELETE", "/templates/{id:segment}", delete, 204, errors=(409,)),
 )

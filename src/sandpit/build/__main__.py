@@ -16,10 +16,12 @@ from sandpit.build.hosttools import HostError, install_packages, provide_runsc
 from sandpit.build.interpreter import build_interpreter
 from sandpit.build.layers import Layer, LayerError, LayerStore
 from sandpit.build.wheels import InstallError
+from sandpit.private import contents, guarded
 
 
 def prepare_host(data_dir: Path) -> None:
     """Install missing packages and a working runsc."""
+    guarded(data_dir)
     install_packages(_say)
     _say(f"runsc: {provide_runsc(data_dir, _say)}")
 
@@ -34,7 +36,7 @@ def build_images(data_dir: Path) -> None:
         return f"{name}: {layer.fs} ({layer.bytes / 1e6:.0f} MB, made in {layer.seconds:.0f} s)"
 
     store = LayerStore(data_dir)
-    with ThreadPoolExecutor(3) as pool:
+    with contents(), ThreadPoolExecutor(3) as pool:
         jobs = [
             pool.submit(lambda: told("base", build_base(store, data_dir, _say))),
             pool.submit(closure),
@@ -44,6 +46,7 @@ def build_images(data_dir: Path) -> None:
         _say(job.result())
     for image in publish(data_dir):
         _say(f"template {image.names[0]}: build {image.build_id}")
+    guarded(data_dir)
 
 
 _STARTED = time.monotonic()

@@ -24,10 +24,12 @@ from sandpit.build.registry import Puller, Registries
 from sandpit.build.unpack import Limits
 from sandpit.build.usage import template_bytes
 from sandpit.build.workshop import Workshop
+from sandpit.diskspace import DiskSpace
 from sandpit.node import images
 from sandpit.node.contract import BuildFailed, NodeError
 from sandpit.node.images import Image
 from sandpit.node.turns import FairTurns
+from sandpit.private import passable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,14 +83,16 @@ class Builder:
         self._importer = Importer(self._store, puller, config.build_dir / "known", limits)
         self._turns = FairTurns(config.builds_at_once)
         self._waiting = 0
+        self._space = DiskSpace(config.disk_reserve_mb)
         self.garbage = Garbage(config, self._store)
 
     def prepare(self) -> None:
         """Remove what an earlier process was building. Raises: OSError."""
         shutil.rmtree(self._config.build_dir / "tmp", ignore_errors=True)
-        (self._config.build_dir / "tmp").mkdir(parents=True, mode=0o711)
-        self._config.build_dir.chmod(0o711)
+        for directory in (self._config.build_dir, self._config.build_dir / "tmp"):
+            passable(directory)  # for skopeo's user
         self._store.drop_unsettled()
+        self._store.drop_devices()
 
     async def build(self, spec: BuildSpec, files: BuildFiles, report: BuildReport) -> Image:
         """See Node.build."""
@@ -106,7 +110,8 @@ class Builder:
         try:
             async with asyncio.timeout(self._config.build_seconds):
                 with self.garbage.holding() as hold:
-                    image = await self._build(spec, hold, files, report)
+                    build = self._build(spec, hold, files, report)
+                    image = await self._space.guard(self._config.written_dirs(), build, "this build")
         except TimeoutError:
             raise BuildFailed(
                 f"the build did not end within {self._config.build_seconds:g} s, the limit of this server", "finalize"
@@ -211,8 +216,8 @@ class Builder:
     async def _workshop(self, spec: BuildSpec, image: Image, scratch: Path) -> AsyncIterator[Workshop]:
         source = await self._templates.stack(image)
         await self._admission.room(image, _ROOM_SECONDS)
-        async with self._admission.turn(image, spec.tenant):
-            sandbox = await self._launcher.launch(source)
+        async with self._admission.turn(image, spec.tenant) as release:
+            sandbox = await self._launcher.launch(source, begun=release)
         try:
             self._launcher.wake(sandbox)
             workshop = Workshop(sandbox, self._launcher.runtime_of(image), self._store, scratch, self._config)

@@ -65,4 +65,6 @@ def _retire_older(images_dir: Path, newest: Image) -> None:
     for path in images_dir.glob("*/image.json"):
         older = json.loads(path.read_text())
         if older["template_id"] == newest.template_id and older["build_id"] != newest.build_id:
-            path.write_text(json.dumps({**older, "retired": True}))
+            fresh = path.with_suffix(".new")
+            fresh.write_text(json.dumps({**older, "retired": True}))
+            fresh.rename(path)

@@ -18,15 +18,16 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sandpit import programs
 from sandpit.build.layers import locked, sync_file_system
 from sandpit.build.wheels import install_locked, requirements_dir
+from sandpit.private import contents, private
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -68,15 +69,18 @@ def build_closure(dest: Path, *, cache: Path) -> Path:
     finished = dest.absolute() / closure_key()
     if finished.exists():
         return finished
-    dest.mkdir(parents=True, exist_ok=True)
+    private(dest)
     with locked(dest / ".lock"):
         for stale in dest.glob(".making.*"):  # of a build that was killed: the lock is ours
-            shutil.rmtree(stale)
+            shutil.rmtree(
+                stale, ignore_errors=True
+            )  # its installer may be at work still; the next build sweeps the rest
         if finished.exists():
             return finished
         work = Path(tempfile.mkdtemp(prefix=".making.", dir=dest))
         try:
-            _fill(work, cache)
+            with contents():
+                _fill(work, cache)
             work.chmod(0o755)
             sync_file_system(work)
             work.rename(finished)
@@ -114,9 +118,7 @@ def _fill(work: Path, cache: Path) -> None:
     _copy_libraries(work)
     # unchecked: a file system that is read-only, or that shows other times, never makes Python compile again
     command = [sys.executable, "-I", "-m", "compileall", "-q", "-j2", "-r30", "--invalidation-mode", "unchecked-hash"]
-    done = subprocess.run(
-        [*command, "-s", str(work), "-p", MOUNT_POINT, str(work)], capture_output=True, text=True, check=False
-    )
+    done = programs.call(*command, "-s", str(work), "-p", MOUNT_POINT, str(work))
     if done.returncode != 0:
         raise ClosureError(f"compiling the closure's Python files failed:\n{done.stdout.strip()}")
 
@@ -184,7 +186,7 @@ def _copy_libraries(work: Path) -> None:
 def _libraries(files: Iterable[Path]) -> dict[str, Path]:
     """What the loader would load for these files: name as asked for -> file. Raises: ClosureError."""
     found: dict[str, Path] = {}
-    done = subprocess.run(["ldd", *map(str, files)], capture_output=True, text=True, check=False, env={"LC_ALL": "C"})
+    done = programs.call("ldd", *map(str, files), env=programs.environment(LC_ALL="C"))
     for line in done.stdout.splitlines():
         if match := re.match(r"\s+(\S+) => (/\S+) \(0x", line):
             found.setdefault(match[1], Path(match[2]))

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sandpit import programs
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -85,8 +87,8 @@ class PackageCache:
         for archive in self.fetch(packages):
             patterns = ["--wildcards", *only] if only else ["--exclude=./usr/share/doc", "--exclude=./usr/share/man"]
             command = ["tar", "-x", "-C", str(target), "--keep-directory-symlink", "--no-same-owner", *patterns]
-            with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", archive], stdout=subprocess.PIPE) as data:
-                unpacked = subprocess.run(command, stdin=data.stdout, check=False, capture_output=True, text=True)
+            with programs.spawn("dpkg-deb", "--fsys-tarfile", str(archive), stdout=subprocess.PIPE) as data:
+                unpacked = programs.call(*command, stdin=data.stdout)
             if data.returncode != 0 or unpacked.returncode != 0:
                 raise DebianError(f"unpacking {archive.name} failed: {unpacked.stderr.strip()}; is the disk full?")
 
@@ -156,9 +158,9 @@ def gather_keys(folder: Path) -> None:
 
 def run(command: Sequence[str], what: str, *, cwd: Path | None = None) -> str:
     """Run a program, in English and without questions; return its output. Raises: DebianError."""
-    environment = os.environ | {"LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+    environment = programs.network_environment(DEBIAN_FRONTEND="noninteractive")
     try:
-        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+        done = programs.call(*command, cwd=cwd, env=environment)
     except FileNotFoundError as error:
         raise DebianError(f"{what} needs the program {command[0]}, which is not installed") from error
     if done.returncode != 0:

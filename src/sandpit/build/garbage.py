@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sandpit.build.layers import remove_tree
 from sandpit.build.usage import TEAMS_STEPS
+from sandpit.node.partials import remove_tree
 
 if TYPE_CHECKING:
     from pathlib import Path

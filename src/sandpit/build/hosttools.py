@@ -14,7 +14,9 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from sandpit import programs
 from sandpit.build.debian import KEYRING, DebianError, PackageCache, run
+from sandpit.private import private
 
 Progress = Callable[[str], None]
 
@@ -50,7 +52,9 @@ _RUNSC_RELEASE = "trixie"
 """bookworm's gVisor has no systrap platform, sid's panics because of its Go version."""
 _RUNSC_OLDEST = 20230601
 """Date of a release: the systrap platform is usable from here on."""
-_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_LOCK_SECONDS = 300
+"""How long other installations on this machine are waited for."""
+_SYSTEM_PATH = programs.SYSTEM_PATH
 
 
 class HostError(Exception):
@@ -67,7 +71,7 @@ def missing_packages() -> list[str]:
 def useful_packages() -> list[str]:
     """Debian packages that are not needed and make things easier."""
     try:
-        done = subprocess.run(["getent", "ahosts", _LOCAL_NAME], capture_output=True, check=False, timeout=10)
+        done = programs.call("getent", "ahosts", _LOCAL_NAME, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [] if done.returncode == 0 else [_LOCAL_NAMES]
@@ -93,7 +97,10 @@ def _install(missing: list[str], progress: Progress) -> list[str]:
         raise HostError(f"root is needed to install: apt-get install --no-install-recommends {names}")
     progress(f"host: installing {names}")
     run(["apt-get", "update", "-qq"], "refreshing the package lists")
-    run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], f"installing {names}")
+    # An installation that was broken off, ours or another: until it is completed, apt-get refuses to install anything.
+    run(["dpkg", "--configure", "-a"], "completing an earlier installation")
+    install = ["apt-get", "install", "-y", "-qq", f"-oDPkg::Lock::Timeout={_LOCK_SECONDS}", "--no-install-recommends"]
+    run([*install, *missing], f"installing {names}")
     return missing
 
 
@@ -104,9 +111,11 @@ def provide_runsc(data_dir: Path, progress: Progress, works: Callable[[Path], bo
     `works` is a deeper test of a candidate than its version. Raises: HostError, DebianError.
     """
     target = data_dir.absolute() / "bin/runsc"
+    unpacked = target.parent / ".unpacked"
+    shutil.rmtree(unpacked, ignore_errors=True)  # of an earlier call that was killed
     if _intact(target):
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    private(target.parent)
     acceptable = works or (lambda _: True)
     installed = shutil.which("runsc", path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}")
     if (
@@ -118,7 +127,6 @@ def provide_runsc(data_dir: Path, progress: Progress, works: Callable[[Path], bo
         progress(f"host: taking gVisor from {installed}")
         return _adopt(Path(installed), target, source=installed)
     progress(f"host: fetching gVisor from Debian {_RUNSC_RELEASE}")
-    unpacked = target.parent / ".unpacked"
     try:
         unpacked.mkdir(exist_ok=True)
         debian = PackageCache(data_dir / f"cache/apt-{_RUNSC_RELEASE}", _RUNSC_RELEASE)
@@ -140,7 +148,7 @@ def provide_runsc(data_dir: Path, progress: Progress, works: Callable[[Path], bo
 def runsc_version(binary: Path) -> str | None:
     """What `runsc --version` says in its first line, None if it does not run."""
     try:
-        done = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False, timeout=10)
+        done = programs.call(str(binary), "--version", timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.partition("\n")[0] if done.returncode == 0 else None

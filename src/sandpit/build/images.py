@@ -6,16 +6,17 @@ import asyncio
 import hashlib
 import json
 import shutil
-import subprocess
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from sandpit import programs
 from sandpit.build import references
-from sandpit.build.layers import IMAGE_STEP, Layer, LayerStore, layer_key, remove_tree
+from sandpit.build.layers import IMAGE_STEP, Layer, LayerStore, layer_key
 from sandpit.build.manifests import ImageRefused
 from sandpit.build.registry import Manifest, Puller
 from sandpit.build.unpacking import UnpackFailed, unpack
 from sandpit.node import mounts
+from sandpit.node.partials import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -84,22 +85,30 @@ class Importer:
     async def _download(self, manifest: Manifest, registry: Registry, hold: Hold) -> BaseImage:
         async with self._puller.fetch(manifest, registry) as fetched:
             layers: list[Layer] = []
+            left = self._limits.bytes
             for blob, file in zip(manifest.layers, fetched.layers, strict=True):
-                layers.append(await self._unpacked(file, blob.digest, layers, hold, zstd=blob.zstd))
+                layer = await self._unpacked(file, blob.digest, layers, hold, left=left, zstd=blob.zstd)
+                left -= layer.bytes
+                if left < 0:  # those that were there already count as well
+                    raise ImageRefused(f"the image unpacks to more than {self._limits.bytes >> 20} MiB")
+                layers.append(layer)
                 if len(layers) > _SQUASH_ABOVE:
                     layers = [await asyncio.to_thread(self._squashed, layers, hold)]
             config = fetched.config
         kept = tuple(layer.key for layer in layers if not layer.empty) or (layers[0].key,)
         return BaseImage(kept, _environment(config), manifest.digest)
 
-    async def _unpacked(self, file: Path, digest: str, below: list[Layer], hold: Hold, *, zstd: bool) -> Layer:
+    async def _unpacked(
+        self, file: Path, digest: str, below: list[Layer], hold: Hold, *, left: int, zstd: bool
+    ) -> Layer:
+        """`left` is what the image may still unpack to, in bytes. Raises: ImageRefused."""
         parent = below[-1].key if below else None
         key = layer_key(parent, IMAGE_STEP, digest)
         if layer := hold.claim(key):
             return layer
         try:
             with self._store.building(key, parent=parent, step=IMAGE_STEP, durable=False) as fs:
-                await unpack(file, fs, [layer.fs for layer in below], self._limits, zstd=zstd)
+                await unpack(file, fs, [layer.fs for layer in below], replace(self._limits, bytes=left), zstd=zstd)
         except UnpackFailed as error:
             raise ImageRefused(f"layer {len(below) + 1} of the image is refused: {error}") from error
         layer = self._store.find(key)
@@ -129,7 +138,7 @@ class Importer:
 
 
 def _copy_tree(source: Path, target: Path) -> None:
-    subprocess.run(["cp", "-a", "--sparse=always", str(source), str(target)], check=True, capture_output=True)
+    programs.call("cp", "-a", "--sparse=always", str(source), str(target), check=True)
 
 
 def _environment(config: Mapping[str, Any]) -> dict[str, str]:

@@ -15,7 +15,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import time
 from contextlib import contextmanager, suppress
@@ -23,7 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandpit.node import mounts
+from sandpit.build.devices import drop_devices
+from sandpit.node.partials import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -126,8 +126,11 @@ class LayerStore:
         work, lock = self._claim(key)
         try:
             fs = work / "fs"
-            fs.mkdir(mode=0o755)
+            fs.mkdir()
+            fs.chmod(0o755)
             yield fs
+            if devices := drop_devices(fs):
+                raise LayerError(f"layers have no devices, and this one has {', '.join(devices[:3])}")
             layer = Layer(key, self.root / key, parent, step, tree_bytes(fs), round(time.monotonic() - started, 3))
             (work / "layer.json").write_text(json.dumps({k: v for k, v in asdict(layer).items() if k != "path"}))
             if durable:
@@ -149,6 +152,11 @@ class LayerStore:
             sync_file_system(self.root)
         for mark in marks:
             mark.unlink(missing_ok=True)
+
+    def drop_devices(self) -> None:
+        """Remove those that layers of earlier releases have, all below their `dev`."""
+        for devices in self.root.glob("*/fs/dev"):
+            drop_devices(devices.parent, below=devices)
 
     def drop_unsettled(self) -> None:
         """Remove layers that may not be whole on disk: their maker ended before it could say so."""
@@ -183,15 +191,6 @@ class LayerStore:
             finally:
                 os.close(fd)
             remove_tree(stale)
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a tree that may have mounts in it, which are detached first: nothing outside the tree is touched."""
-    prefix = str(path.absolute())
-    for point in sorted(mounts.mount_points(), reverse=True):
-        if point == prefix or point.startswith(f"{prefix}/"):
-            mounts.unmount(Path(point))
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def tree_bytes(path: Path) -> int:

@@ -33,6 +33,7 @@ from sandpit.build.manifests import (
 from sandpit.node.commands import CommandFailed, run, tied
 from sandpit.node.config import GATEWAY_ADDRESS
 from sandpit.node.contract import NetworkPolicy
+from sandpit.private import passable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
     from sandpit.node.firewall import Firewall
     from sandpit.node.slots import Slots
 
-_NOBODY = 65534
+_NOBODY = 0x0FFF0000
+"""No user of this machine, nor of a sandbox: what it downloads, and the password that it does so with, are not for `nobody` either."""
 _MANIFEST_SECONDS = 60.0
 
 
@@ -154,7 +156,7 @@ class Puller:
     @asynccontextmanager
     async def _skopeo(self, reference: Reference, registry: Registry | None, *, confined: bool) -> AsyncIterator[Any]:
         """A function that runs skopeo, and a directory that it may write to."""
-        self._scratch.mkdir(parents=True, exist_ok=True, mode=0o711)
+        passable(self._scratch)  # for its user
         with tempfile.TemporaryDirectory(prefix="pull.", dir=self._scratch) as name:
             folder = Path(name)
             _prepare(folder, reference, registry)

@@ -9,12 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sandpit import programs
 from sandpit.build.unpack import Limits
 from sandpit.node.contract import NodeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_MOST_WORDS = 64 << 10
 _SOURCES = str(Path(__file__).resolve().parents[2])
 
 
@@ -31,11 +33,13 @@ async def unpack(archive: Path, target: Path, lowers: Sequence[Path], limits: Li
     if zstd:
         command = [*alone, "sh", "-c", 'zstd -dcq --memory=512MB | exec "$@"', "sh", *python]
     with archive.open("rb") as source:
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=source, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, env={}
-        )
+        process = await programs.start(*command, stdin=source, stderr=asyncio.subprocess.PIPE)
     try:
-        _, words = await process.communicate()
+        assert process.stderr is not None
+        words = await process.stderr.read(_MOST_WORDS)
+        while await process.stderr.read(_MOST_WORDS):  # a layer decides what there is to say
+            pass
+        await process.wait()
     finally:
         if process.returncode is None:
             process.kill()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
+from sandpit import programs
 from sandpit.build.pipconfig import uv_environment
 
 
@@ -44,7 +44,7 @@ def install_locked(lock: Path, target: Path, *, cache: Path, image_python: str |
     if image_python:
         machine = sysconfig.get_platform().rpartition("-")[2]
         command += ["--python-version", image_python, "--python-platform", f"{machine}-manylinux_2_28"]
-    done = subprocess.run(command, env=uv_environment(), capture_output=True, text=True, check=False)
+    done = programs.call(*command, env=programs.network_environment(uv_environment()))
     if done.returncode != 0:
         raise InstallError(
             f"installing {lock.name} failed (is an index reachable? pip's settings apply):\n{done.stderr.strip()}"

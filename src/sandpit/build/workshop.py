@@ -10,9 +10,11 @@ from sandpit.build.layers import TEMPLATE_STEP, Layer, LayerStore
 from sandpit.build.steps import directory, expand
 from sandpit.build.unpack import Limits
 from sandpit.build.unpacking import UnpackFailed, unpack
+from sandpit.diskspace import DiskSpace
 from sandpit.guest.changes import Changes
 from sandpit.node.agent import CommandRefused, Identity
 from sandpit.node.contract import NodeError
+from sandpit.node.outputlines import TAIL, OutputLines
 from sandpit.node.runtime import oci
 from sandpit.node.trust import GUEST_BUNDLE
 
@@ -28,10 +30,9 @@ if TYPE_CHECKING:
 
 _ARCHIVE = "/run/sandpit/build-files.tar"
 _ENTRIES = 2_000_000
-_LINE = 4096
+_NAMES_BYTES = 256 << 20
+"""Of what a step wrote, where the server looks at it itself: some 700,000 files."""
 _SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh")
-_TAIL = 2000
-"""Characters of a failing step's output that its error repeats."""
 
 
 class StepFailed(NodeError):
@@ -50,11 +51,12 @@ class Workshop:
         self._store = store
         self._scratch = scratch
         self._config = config
+        self._space = DiskSpace(config.disk_reserve_mb)
         self._shell: str | None = None
         self._killed = 0
         """For want of memory, before the step that runs."""
         written = runtime.written(sandbox.directory / "bundle")
-        self._changes = Changes(written) if written is not None else None
+        self._changes = Changes(written, most_bytes=_NAMES_BYTES) if written is not None else None
 
     async def open(self) -> None:
         """Make the sandbox ready for steps: what is in it now belongs to no layer. Raises: AgentUnavailable."""
@@ -94,12 +96,13 @@ class Workshop:
             await self.guest("user", user=expand(step.args[0], context.env).partition(":")[0])
 
     async def _command(self, command: str, user: str, context: Context, say: Callable[..., None]) -> None:
-        lines = _Lines(say)
+        lines = OutputLines(lambda name, line: say(f"[{name}]: {line}"))
         shell = await self._find_shell()
         try:
             code = await self._sandbox.agent.follow(
-                [shell, "-l", "-c", command], user=user, output=lines.take, env=context.env, cwd=context.workdir
-            )
+                [shell, "-l", "-c", command], user=user, output=lines.add, seconds=self._config.build_seconds,
+                env=context.env, cwd=context.workdir,
+            )  # fmt: skip
         except CommandRefused as error:
             raise StepFailed(f"failed to run command '{command}': command failed: {error.reason}") from error
         finally:
@@ -137,14 +140,15 @@ class Workshop:
         command = [*oci.guest_command("template"), json.dumps({"step": name, **arguments})]
         status, output = await self._sandbox.agent.run(command, user="root")
         if status:
-            raise StepFailed(output.strip()[-_TAIL:] or f"exit status {status}")
+            raise StepFailed(output.strip()[-TAIL:] or f"exit status {status}")
 
     async def keep(self, key: str, parent: str | None, below: Sequence[Path]) -> Layer:
         """Make a layer of what was written since the last one. Raises: StepFailed, AgentUnavailable, LayerError."""
         archive = self._scratch / f"{key}.tar"
         limit = self._sandbox.image.disk_mb << 20
         if self._changes is None:
-            await self._sandbox.agent.save_changes(archive, limit=limit * 2)
+            with self._space.claimed(self._scratch, 0, "what the step wrote") as claim:
+                await self._sandbox.agent.save_changes(archive, limit=limit * 2, claim=claim.write)
         else:
             changes = self._changes
 
@@ -173,29 +177,3 @@ class Workshop:
             await asyncio.to_thread(look)
         finally:
             await asyncio.shield(self._runtime.thaw(container, cgroup))
-
-
-class _Lines:
-    """Output in pieces, told in lines."""
-
-    def __init__(self, say: Callable[..., None]) -> None:
-        self._say = say
-        self._open: dict[str, bytes] = {}
-        self.tail = ""
-        """The end of all that was printed."""
-
-    def take(self, name: str, chunk: bytes) -> None:
-        self.tail = (self.tail + chunk.decode(errors="replace"))[-_TAIL:]
-        *lines, rest = (self._open.get(name, b"") + chunk).split(b"\n")
-        self._open[name] = rest if len(rest) <= _LINE else b""
-        for line in lines if len(rest) <= _LINE else [*lines, rest]:
-            self._tell(name, line)
-
-    def end(self) -> None:
-        for name, line in self._open.items():
-            if line:
-                self._tell(name, line)
-
-    def _tell(self, name: str, line: bytes) -> None:
-        text = line.decode(errors="replace").rstrip("\r")[:_LINE]
-        self._say(f"[{name}]: {text}")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from sandpit import programs
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
 
 State = Literal["ok", "warning", "failed", "skipped"]
 _SECONDS = 15.0
-_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +53,9 @@ def perform(check: Check, settings: Settings) -> Result:
     return result
 
 
-def search_path() -> str:
-    """Where programs are looked for: a user's PATH often lacks the system directories."""
-    return f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}"
-
-
 def output(*command: str, stdin: str = "") -> str:
     """What a program prints. Raises: OSError, subprocess.SubprocessError with its last line."""
-    environment = os.environ | {"PATH": search_path(), "LC_ALL": "C.UTF-8"}
-    done = subprocess.run(
-        command, input=stdin, capture_output=True, text=True, check=True, timeout=_SECONDS, env=environment
-    )
-    return done.stdout
+    return programs.call(*command, text=stdin, check=True, timeout=_SECONDS).stdout
 
 
 def existing(path: Path) -> Path:

@@ -6,14 +6,16 @@ import hashlib
 import json
 import os
 import resource
-import shutil
 import socket
+import stat
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandpit.cli.checks import Check, Result, existing, output, search_path
+from sandpit import programs
+from sandpit.cli.checks import Check, Result, existing, output
 from sandpit.cli.local import find_process
+from sandpit.node.runtime import holes
 from sandpit.tls import usable_hosts
 
 if TYPE_CHECKING:
@@ -64,11 +66,38 @@ def _gvisor(settings: Settings) -> Result:
     return Result("ok", f"{version}, {binary} ({digest[:12]}); the server tests it before the first use")
 
 
+def _gvisor_holes(settings: Settings) -> Result:
+    from sandpit.build.hosttools import runsc_version
+    from sandpit.node.assemble import find_runsc
+
+    binary = find_runsc(settings.data_dir) if settings.runtime != "crun" else None
+    version = runsc_version(binary) if binary is not None else None
+    if version is None:
+        return Result("ok", "not used")
+    if (words := holes.describe(version)) is not None:
+        return Result("warning", words, holes.CURRENT)
+    return Result("ok", f"none known of {version}")
+
+
 def _crun(_: Settings) -> Result:
-    binary = shutil.which("crun", path=search_path())
+    binary = programs.find("crun")
     if binary is None:
         return Result("failed", "not installed", "sandpit prepare")
-    return Result("ok", output(binary, "--version").partition("\n")[0])
+    version = output(binary, "--version").partition("\n")[0]
+    number, hole = holes.crun_number(version), holes.CRUN_UNUSED
+    if number is None:
+        return Result("ok", f"{version}; whether it has {hole.name} is unknown: it {hole.what}")
+    return Result("ok", f"{version}; {hole.name} {hole.what}" if number < hole.fixed else version)
+
+
+def _run_directory(settings: Settings) -> Result:
+    """Root of a crun sandbox's user namespace is somebody else to the host, and must get to `run_dir/stage`."""
+    there = existing(settings.run_dir.absolute())
+    for folder in (there, *there.parents):
+        if not folder.stat().st_mode & stat.S_IXOTH:
+            fix = f"chmod o+x {folder}, or set SANDPIT_RUN_DIR"
+            return Result("warning", f"others cannot pass through {folder}: crun sandboxes will not start", fix)
+    return Result("ok", f"{settings.run_dir}: others can pass through")
 
 
 def _templates(settings: Settings) -> Result:
@@ -84,10 +113,15 @@ def _kvm(_: Settings) -> Result:
 
 
 def _disk(settings: Settings) -> Result:
-    free = shutil.disk_usage(existing(settings.data_dir)).free
-    detail = f"{free / _GIB:.0f} GiB free for {settings.data_dir}"
-    fix = "free some, or set SANDPIT_DATA_DIR to a larger file system"
-    if free < _DISK_NEEDED:
+    from sandpit.diskspace import DiskSpace
+
+    room = DiskSpace(settings.disk_reserve_mb).look(existing(settings.data_dir))
+    free, reserve = room.free, room.reserve
+    detail = f"{free / _GIB:.1f} GiB free for {settings.data_dir}, {reserve / _GIB:.1f} of them kept in reserve"
+    fix = (
+        "free some, or set SANDPIT_DATA_DIR to a larger file system, or SANDPIT_DISK_RESERVE_MB to keep less in reserve"
+    )
+    if free - reserve < _DISK_NEEDED:
         return Result("failed", detail, fix)
     return Result("ok", detail) if free >= _DISK_WANTED else Result("warning", f"{detail}: templates need 8 GiB", fix)
 
@@ -155,7 +189,7 @@ def _other_firewalls(settings: Settings) -> Result:
 
 def _legacy_drops() -> bool:
     """Whether the older iptables back end, which nft does not show, drops what is forwarded."""
-    program = shutil.which("iptables-legacy", path=search_path())
+    program = programs.find("iptables-legacy")
     if program is None or not Path("/proc/net/ip_tables_names").exists():
         return False
     if "filter" not in Path("/proc/net/ip_tables_names").read_text().split():
@@ -208,7 +242,9 @@ FIRST = (Check("root", _root),)
 LAST = (
     Check("programs", _programs),
     Check("gVisor", _gvisor, "sandpit prepare"),
+    Check("gVisor's holes", _gvisor_holes, holes.CURRENT, required=False),
     Check("crun", _crun, "sandpit prepare", required=False),
+    Check("run directory", _run_directory, required=False),
     Check("templates", _templates, "sandpit prepare", required=False),
     Check("KVM", _kvm),
     Check("disk", _disk),

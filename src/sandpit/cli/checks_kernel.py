@@ -35,6 +35,7 @@ table ip check {
 RULES"""
 _CONTROLLERS = ("memory", "cpu", "pids")
 _CGROUPS = Path("/sys/fs/cgroup")
+_TABLE = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 
 
 def _release(_: Settings) -> Result:
@@ -94,6 +95,16 @@ def _translation(_: Settings) -> Result:
     return Result("ok", "masquerading and connection tracking are there")
 
 
+def _flows(settings: Settings) -> Result:
+    from sandpit.node.flows import TABLE_SIZE, example
+
+    rules = example()
+    output("unshare", "--net", "sh", "-c", f"nft -f - <<'RULES'\n{rules}RULES")
+    size = max(int(_TABLE.read_text()) if _TABLE.exists() else 0, TABLE_SIZE)
+    each = settings.sandbox_flows
+    return Result("ok", f"{each} for each sandbox, {size} for this host: {size // each} sandboxes at their limit")
+
+
 def _seccomp(_: Settings) -> Result:
     actions = Path("/proc/sys/kernel/seccomp/actions_avail").read_text().split()
     return Result("ok", f"{len(actions)} actions")
@@ -122,6 +133,9 @@ CHECKS = (
     Check("network namespaces", _links, "modprobe veth, and install iproute2", root=True),
     Check("nftables netdev hooks", _hooks, f"modprobe nf_tables; {_NEW_KERNEL}", root=True),
     Check("address translation", _translation, "modprobe nf_nat nft_masq nft_ct nft_fib_ipv4", root=True),
+    Check(
+        "connection limits", _flows, "modprobe nft_connlimit nft_ct nft_limit nf_conntrack", required=False, root=True
+    ),
     Check("seccomp", _seccomp, "boot a kernel with CONFIG_SECCOMP_FILTER; crun sandboxes need it", required=False),
     Check("control groups", _control_groups),
 )

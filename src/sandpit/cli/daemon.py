@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 import sandpit
+from sandpit import programs
 from sandpit.cli.errors import CliError
 from sandpit.cli.local import Process, address, control, find_process, load_settings, need_root, read_state
 from sandpit.places import log_file, state_file
+from sandpit.private import guarded
 
 if TYPE_CHECKING:
     from sandpit.settings import Settings
 
-_LOG_BYTES = 10 << 20
-"""A log larger than this is put aside when a server starts; the one before it is dropped."""
 _PAUSE = 0.05
 
 
@@ -98,22 +98,19 @@ def _tell(what: str, state: dict[str, Any]) -> None:
 
 def _spawn(settings: Settings, environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], int]:
     """Start a server in a session of its own. Returns it, and where its part of the log begins."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
+    guarded(settings.data_dir)
     log = log_file(settings)
-    if log.exists() and log.stat().st_size > _LOG_BYTES:
-        log.replace(log.with_suffix(".log.1"))
     descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         offset = os.fstat(descriptor).st_size
-        child = subprocess.Popen(
+        child = programs.spawn(
             # -P: whatever lies in the directory that this was called from is not to be imported by root's server
-            [sys.executable, "-P", "-m", "sandpit.cli", "server"],
-            stdin=subprocess.DEVNULL,
+            *(sys.executable, "-P", "-m", "sandpit.cli", "server", "--log-file"),
             stdout=descriptor,
             stderr=descriptor,
             cwd="/",
             env=_without_working_directory(settings) | environment,
-            start_new_session=True,
+            new_session=True,
         )
     finally:
         os.close(descriptor)
@@ -157,7 +154,8 @@ def _end_child(child: subprocess.Popen[bytes]) -> None:
 
 def _log_tail(settings: Settings, offset: int, lines: int = 20) -> str:
     with log_file(settings).open("rb") as log:
-        log.seek(max(offset, log.seek(0, os.SEEK_END) - 64 * 1024))
+        size = log.seek(0, os.SEEK_END)
+        log.seek(max(offset if offset <= size else 0, size - 64 * 1024))  # it may have been rotated meanwhile
         words = log.read().decode(errors="replace").splitlines()[-lines:]
     return "\n".join(f"  | {line}" for line in words) or "  | (nothing)"
 

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from sandpit.cli import checks_host, checks_kernel
+from sandpit.cli import checks_host, checks_kernel, checks_server
 from sandpit.cli.checks import perform
 from sandpit.cli.local import load_settings
 
@@ -20,7 +20,8 @@ def doctor(*, as_json: bool) -> None:
     """Run every check and print what it found. Exits with 1 when something that is needed is missing."""
     settings = load_settings()
     results = [
-        (check, perform(check, settings)) for check in (*checks_host.FIRST, *checks_kernel.CHECKS, *checks_host.LAST)
+        (check, perform(check, settings))
+        for check in (*checks_host.FIRST, *checks_kernel.CHECKS, *checks_host.LAST, *checks_server.CHECKS)
     ]
     failed = [check.name for check, result in results if result.state == "failed"]
     if as_json:

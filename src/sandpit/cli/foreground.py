@@ -8,20 +8,30 @@ import sys
 
 from sandpit.cli.errors import CliError
 from sandpit.cli.local import load_settings, need_root
+from sandpit.places import log_file
+from sandpit.private import guarded, hide
 
 _LEVELS = ("debug", "info", "warning", "error")
-_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-def run(log_level: str) -> None:
-    """Serve until stopped. Raises: CliError for what an operator can mend; the rest keeps its traceback."""
+def run(log_level: str, *, to_file: bool) -> None:
+    """Serve until stopped; log to standard error, or `to_file`, which rotates.
+
+    Raises: CliError for what an operator can put right; the rest keeps its traceback.
+    """
     if log_level not in _LEVELS:
         raise CliError(f"{log_level!r} is no log level", f"take one of {', '.join(_LEVELS)}", status=2)
     settings = load_settings()
     need_root("the server")
-    logging.basicConfig(level=log_level.upper(), format=_FORMAT, stream=sys.stderr)
-    for chatty in ("alembic.runtime", "httpx", "httpcore"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    hide()
+    from sandpit.logs import RotatingLog, configure
+
+    if to_file:
+        guarded(settings.data_dir)
+        handler: logging.Handler = RotatingLog(log_file(settings), settings.log.file_mb << 20, settings.log.files)
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+    share = configure(log_level, handler)
     import uvloop
 
     from sandpit.build.closure import ClosureError
@@ -32,7 +42,7 @@ def run(log_level: str) -> None:
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(settings))
+            runner.run(serve(settings, share))
     except AlreadyRunning as error:
         raise CliError(str(error)) from None
     except (CertificateError, ClosureError, InstallError, NodeError) as error:

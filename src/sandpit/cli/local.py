@@ -201,7 +201,8 @@ def api_key(settings: Settings) -> str:
         if not settings.authentication:
             return "e2b_" + 40 * "0"  # clients insist on one; the server does not
         raise CliError(
-            f"{key_file(settings)} is gone", "put a key of this server into it, or use E2B_API_KEY"
+            f"{key_file(settings)} is gone",
+            "restart the server, which makes another (`sandpit down`, `sandpit up`), or use E2B_API_KEY",
         ) from None
     except PermissionError:
         raise CliError(f"{key_file(settings)} is for its owner alone", "run it with sudo", status=77) from None

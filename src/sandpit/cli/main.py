@@ -38,12 +38,15 @@ Warm = Annotated[bool, typer.Option("--warm", help="Wait until every template ha
 LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
 
 
+LogFile = Annotated[bool, typer.Option("--log-file", help="Write to the log of `sandpit up`, and rotate it.")]
+
+
 @app.command()
-def server(log_level: LogLevel = "info") -> None:
+def server(log_level: LogLevel = "info", log_file: LogFile = False) -> None:
     """Run the server in the foreground."""
     from sandpit.cli.foreground import run
 
-    run(log_level)
+    run(log_level, to_file=log_file)
 
 
 @app.command()
@@ -99,6 +102,14 @@ def doctor(as_json: Json = False) -> None:
     from sandpit.cli.doctor import doctor
 
     doctor(as_json=as_json)
+
+
+@app.command()
+def openapi() -> None:
+    """Print the API's description (OpenAPI 3.1, JSON): routes, fields, limits, answers."""
+    from sandpit.cli.reports import openapi
+
+    openapi()
 
 
 @app.command()

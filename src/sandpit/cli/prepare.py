@@ -7,18 +7,23 @@ from sandpit.cli.local import load_settings, need_root
 
 
 def prepare() -> None:
-    """Install missing Debian packages and gVisor, build the templates; what is there is left alone. Raises: CliError."""
+    """Install missing Debian packages and gVisor, build the templates; what is there is left alone. Raises: CliError.
+
+    One at a time: another that has begun with the same data directory is waited for.
+    """
     settings = load_settings()
     need_root("preparing this machine")
     from sandpit.build.__main__ import build_images, prepare_host
     from sandpit.build.closure import ClosureError
     from sandpit.build.debian import DebianError
     from sandpit.build.hosttools import HostError
-    from sandpit.build.layers import LayerError
+    from sandpit.build.layers import LayerError, locked
     from sandpit.build.wheels import InstallError
 
     try:
-        prepare_host(settings.data_dir)
-        build_images(settings.data_dir)
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
+        with locked(settings.data_dir / "prepare.lock"):
+            prepare_host(settings.data_dir)
+            build_images(settings.data_dir)
     except (ClosureError, DebianError, HostError, InstallError, LayerError) as error:
         raise CliError(str(error), "mend it and call this again: what is done already is kept") from None

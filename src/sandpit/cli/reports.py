@@ -1,4 +1,4 @@
-"""`sandpit status` and `sandpit env`."""
+"""`sandpit status`, `sandpit env` and `sandpit openapi`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from sandpit.cli.local import NOT_ANSWERING, NOT_RUNNING, address, api_key, cont
 if TYPE_CHECKING:
     from sandpit.settings import Settings
 
+_GIB = 1 << 30
 _DISTURBING = ("E2B_DEBUG", "E2B_SECURE")
 """Variables that send clients elsewhere (current-protocol 1.1); for those of 2024 any value does (legacy-protocol 1.2)."""
 
@@ -49,6 +50,7 @@ def _text(answer: dict[str, Any], data_dir: str) -> str:
         f"  sandboxes  {address(answer, 'edge')}",
         *([f"  HTTPS      {answer['addresses']['tls']}"] if "tls" in answer["addresses"] else []),
         f"  data       {data_dir}",
+        f"  disk       {_disk(answer['disk'])}",
         f"  running    {counts['running']} sandboxes",
         f"  share      {_share(answer['share'])}",
         *([f"  full       {answer['full']}"] if answer["full"] else []),
@@ -59,12 +61,24 @@ def _text(answer: dict[str, Any], data_dir: str) -> str:
         ready = counts["ready"].get(template["build"])
         about = "" if ready is None else f"{template['runtime']:8} {ready} ready in the pool"
         lines.append(f"    {template['template']:22} {about}".rstrip())
+    if counts.get("overdue"):
+        lines.append(
+            f"  overdue    {counts['overdue']} sandboxes, which should have ended or been paused: see the server's log"
+        )
+        lines += [f"    {it['sandbox_id']:22} {it['state']:8} {it['seconds']:.0f} s" for it in answer["overdue"]]
     return "\n".join(lines)
 
 
 def _share(share: dict[str, Any]) -> str:
     cpus = f"{share['cpusUsed']:g} of {share['cpus']:g} processors in use"
     return f"{cpus}, {share['memoryFreeMB']:g} of {share['memoryMB']:g} MiB of memory left"
+
+
+def _disk(room: dict[str, int]) -> str:
+    """The server's disk space, of which some is kept free."""
+    free, reserve, promised = (room[name] / _GIB for name in ("free", "reserve", "promised"))
+    full = "" if room["free"] - room["promised"] > room["reserve"] else ": FULL, nothing new is begun"
+    return f"{free:.1f} GiB free, {promised:.1f} of them promised, {reserve:.1f} kept in reserve{full}"
 
 
 def env(*, as_json: bool, legacy: bool = False) -> None:
@@ -94,6 +108,14 @@ def env(*, as_json: bool, legacy: bool = False) -> None:
         typer.echo(f"export {name}={shlex.quote(value)}")
 
 
+def openapi() -> None:
+    """Print the API's description."""
+    from sandpit.api.app import ROUTES
+    from sandpit.api.openapi import document
+
+    typer.echo(json.dumps(document(ROUTES), indent=1))
+
+
 def _names(settings: Settings, state: dict[str, Any]) -> dict[str, str]:
     """The domain, and the authorities to trust (legacy-protocol 1.4).
 
@@ -101,7 +123,7 @@ def _names(settings: Settings, state: dict[str, Any]) -> dict[str, str]:
     """
     tls = state["addresses"].get("tls")
     _, _, port = str(tls or state["addresses"]["edge"]).rpartition(":")
-    values = {"E2B_DOMAIN": settings.domain or f"{settings.tls_domain}:{port}"}
+    values = {"E2B_DOMAIN": settings.public_domain(int(port))}
     if tls is not None and settings.tls_certificate is None:
         bundle = str(located(settings.data_dir, settings.tls_domain).bundle)
         values |= {"SSL_CERT_FILE": bundle, "REQUESTS_CA_BUNDLE": bundle, "NODE_EXTRA_CA_CERTS": bundle}

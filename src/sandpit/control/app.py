@@ -15,6 +15,7 @@ from sandpit.control.core import Core
 from sandpit.control.deadlines import Deadlines
 from sandpit.control.directory import LiveDirectory
 from sandpit.control.ending import Ending
+from sandpit.control.firstkey import first_key
 from sandpit.control.guestlogs import GuestLogs
 from sandpit.control.idempotency import IdempotencyService
 from sandpit.control.keys import KeyService
@@ -26,10 +27,13 @@ from sandpit.control.reconcile import reconcile
 from sandpit.control.sandboxes import SandboxService
 from sandpit.control.sleep import SleepService
 from sandpit.control.snapshots import SnapshotService
+from sandpit.control.sweeping import Sweeper
 from sandpit.control.tags import TagService
 from sandpit.control.teams import DEFAULT_SLUG, Identity, TeamService
 from sandpit.control.templates import TemplateService
 from sandpit.control.uploadlinks import UploadLinks
+from sandpit.diskspace import DiskSpace
+from sandpit.places import key_file
 from sandpit.store.database import Database
 from sandpit.store.uploads import Uploads
 
@@ -46,7 +50,7 @@ GRACE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the API's doors call."""
+    """What the API's routes call."""
 
     teams: TeamService
     keys: KeyService
@@ -70,10 +74,12 @@ class ControlPlane:
 
     def __init__(self, settings: Settings, node: Node) -> None:
         self.settings = settings
+        self.domain = settings.public_domain()
+        """What sandboxes' names end with; the server corrects it when the system has chosen the port."""
         self.database = Database(settings.store_url)
         self.directory = LiveDirectory()
-        self.first_key: str | None = None
-        """The raw API key of the default team, when this start has made it: nobody can read it later."""
+        self.first_key = ""
+        """The raw API key in the key file: it works, whatever became of earlier starts."""
         self.local: Identity | None = None
         """For whom requests run when authentication is off."""
         self._node = node
@@ -85,7 +91,7 @@ class ControlPlane:
         self._logs = GuestLogs(self.database, node, settings.retention)
         self.directory.toucher = node.touch
         core = Core(self.database, node, self.directory, self._operations, self._logs)
-        quota = SnapshotQuota(self.database, settings.limits.snapshots_mb)
+        quota = SnapshotQuota(self.database, node, settings.limits.snapshots_mb)
         template_quota = TemplateQuota(node, settings.limits.templates_mb)
         deadlines, ending = Deadlines(core), Ending(core)
         sandboxes = SandboxService(core, templates, self._idempotency, deadlines, ending)
@@ -95,13 +101,15 @@ class ControlPlane:
         queries = SandboxQueries(self.database, self._logs)
         self._cleaner = Cleaner(self.database, node)
         limits = settings.build
-        uploads = Uploads(settings.data_dir / "uploads", limits.upload_mb << 20, limits.uploads_mb << 20)
+        space = DiskSpace(settings.disk_reserve_mb)
+        uploads = Uploads(settings.data_dir / "uploads", limits.upload_mb << 20, limits.uploads_mb << 20, space)
         builds = BuildService(self.database, node, templates, self._cleaner, template_quota, uploads, settings)
         tags = TagService(self.database, templates, builds, self._cleaner)
         links = UploadLinks()
         self.services = Services(
             teams, keys, templates, sandboxes, sleep, snapshots, queries, quota, template_quota, builds, tags, links
         )
+        self.sweeper = Sweeper(core)
         self._core = core
 
     async def __aenter__(self) -> Self:
@@ -139,15 +147,13 @@ class ControlPlane:
         maintenance = Maintenance(
             self.database, self.services.keys, self.services.templates, self._cleaner, self.settings.retention
         )
-        for background in (sampler.run(), maintenance.run(), self._logs.run()):
+        for background in (sampler.run(), maintenance.run(), self._logs.run(), self.sweeper.run()):
             stack.callback(group.create_task(background).cancel)
 
     async def _bootstrap(self) -> None:
-        """The first start makes the default team and a key for it."""
+        """The first start makes the default team, and a key for it in a file; later ones make what is missing."""
         teams = self.services.teams
-        team = await teams.find(DEFAULT_SLUG)
-        if team is None:
-            team = await teams.create("Default", DEFAULT_SLUG)
-            _, self.first_key = await self.services.keys.create(team.id, "first key")
+        team = await teams.find(DEFAULT_SLUG) or await teams.create("Default", DEFAULT_SLUG)
+        self.first_key = await first_key(key_file(self.settings), self.services.keys, team.id)
         if not self.settings.authentication:
             self.local = teams.identity(team)

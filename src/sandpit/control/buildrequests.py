@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sandpit.control.errors import ForbiddenError, InvalidRequestError
+from sandpit.control.limits import MAX_COMMAND, MAX_STEPS
 from sandpit.control.templatenames import DEFAULT_TAG, TemplateRef, parse_ref
 from sandpit.node.contract import BuildStep, Registry
 
@@ -15,11 +16,9 @@ if TYPE_CHECKING:
     from sandpit.settings import Build as Limits
 
 MIN_MEMORY_MB = 128
-MAX_STEPS = 1000
 _TAG = re.compile(r"[a-z0-9_.-]{1,128}")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _FILES_HASH = re.compile(r"[0-9a-f]{64}")
-_TEXT_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,7 @@ def check_start(start: BuildStart) -> None:
         if step.files_hash is not None:
             check_files_hash(step.files_hash)
     texts = [text for text in (start.start_cmd, start.ready_cmd) if text]
-    if any(len(text.encode()) > _TEXT_BYTES or "\0" in text for text in texts):
+    if any(len(text.encode()) > MAX_COMMAND or "\0" in text for text in texts):
         raise InvalidRequestError("the start or ready command is too long, or has a NUL character")
 
 

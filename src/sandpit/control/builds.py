@@ -14,7 +14,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sandpit.control import buildrecords
 from sandpit.control.buildlog import LiveLog, selected
 from sandpit.control.buildrequests import check_name, check_size, check_start, check_tags
-from sandpit.control.errors import InvalidRequestError, LimitReachedError, NotFoundError
+from sandpit.control.errors import ControlError, InvalidRequestError, LimitReachedError, NotFoundError
+from sandpit.ledger import Ledger, OverLimit
 from sandpit.node.contract import BuildFailed, BuildSpec, NodeError
 from sandpit.store.models import Build, BuildLog
 from sandpit.store.types import utc_now
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from sandpit.control.quota import TemplateQuota
     from sandpit.control.teams import Identity
     from sandpit.control.templates import Resolved, TemplateService
+    from sandpit.ledger import Reservation
     from sandpit.node.contract import Node, TemplateImage
     from sandpit.settings import Settings
     from sandpit.store.database import Database
@@ -56,6 +58,8 @@ class _Running:
     team_id: str
     template_id: str
     log: LiveLog
+    slot: Reservation
+    """Its place among the team's builds."""
     task: asyncio.Task[None] = field(init=False)
 
 
@@ -81,6 +85,7 @@ class BuildService:
         self.limits = settings.build
         self._defaults = settings.limits
         self._running: dict[str, _Running] = {}
+        self._slots = Ledger()
 
     async def recover(self) -> None:
         """At start: builds that the last server did not finish have failed."""
@@ -119,30 +124,38 @@ class BuildService:
         build = await self._find(identity, template_id, build_id)
         check_start(start)
         base = await self._base(identity, start)
-        await self._quota.check(identity.team_id)
-        if sum(running.team_id == identity.team_id for running in self._running.values()) >= self.limits.waiting:
+        with self._slot(identity.team_id) as slot:
+            await self._quota.check(identity.team_id)
+            name, size = await self._database.run(lambda session: buildrecords.begin_build(session, build.id))
+            spec = BuildSpec(
+                template_id=build.template_id,
+                build_id=build.id,
+                tenant=identity.team_id,
+                name=name,
+                base_build_id=base.build.id if base is not None else None,
+                image=None if base is not None else start.image,
+                registry=start.registry,
+                steps=start.steps,
+                start_cmd=start.start_cmd,
+                ready_cmd=start.ready_cmd,
+                cpu_count=size[0],
+                memory_mb=size[1],
+                force=start.force,
+            )
+            running = _Running(
+                identity.team_id, build.template_id, LiveLog(build.id, self.limits.log_lines), slot.hand_over()
+            )
+            self._running[build.id] = running
+            running.task = asyncio.create_task(self._build(spec, running.log), name=f"build {build.id}")
+
+    def _slot(self, team_id: str) -> Reservation:
+        """A place among a team's builds that run or wait, before anything is awaited. Raises: LimitReachedError."""
+        try:
+            return self._slots.reserve(team_id, limit=self.limits.waiting)
+        except OverLimit:
             raise LimitReachedError(
                 f"the team has {self.limits.waiting} builds under way, its limit: wait for one to end"
-            )
-        name, size = await self._database.run(lambda session: buildrecords.begin_build(session, build.id))
-        spec = BuildSpec(
-            template_id=build.template_id,
-            build_id=build.id,
-            tenant=identity.team_id,
-            name=name,
-            base_build_id=base.build.id if base is not None else None,
-            image=None if base is not None else start.image,
-            registry=start.registry,
-            steps=start.steps,
-            start_cmd=start.start_cmd,
-            ready_cmd=start.ready_cmd,
-            cpu_count=size[0],
-            memory_mb=size[1],
-            force=start.force,
-        )
-        running = _Running(identity.team_id, build.template_id, LiveLog(build.id, self.limits.log_lines))
-        self._running[build.id] = running
-        running.task = asyncio.create_task(self._build(spec, running.log), name=f"build {build.id}")
+            ) from None
 
     async def _base(self, identity: Identity, start: BuildStart) -> Resolved | None:
         """The template to build on; some names of images stand for one. Raises: InvalidRequestError, NotFoundError."""
@@ -220,9 +233,12 @@ class BuildService:
         flushing = asyncio.create_task(self._flush_often(live))
         outcome: TemplateImage | BuildFailed
         try:
-            outcome = await self._node.build(spec, lambda name: self.uploads.read(spec.tenant, name), live)
+            async with self._quota.reserve(spec.tenant):
+                outcome = await self._node.build(spec, lambda name: self.uploads.read(spec.tenant, name), live)
         except BuildFailed as error:
             outcome = error
+        except ControlError as error:
+            outcome = BuildFailed(error.message, "finalize")
         except NodeError as error:
             outcome = BuildFailed(str(error), "finalize")
         except asyncio.CancelledError as error:
@@ -243,7 +259,8 @@ class BuildService:
         except SQLAlchemyError:
             log.exception("the end of build %s could not be written down", spec.build_id)
             known = False
-        self._running.pop(spec.build_id, None)
+        if (running := self._running.pop(spec.build_id, None)) is not None:
+            running.slot.release()
         self._templates.changed()
         if not known and not isinstance(outcome, BuildFailed):
             log.warning("build %s is of no use: its template was deleted meanwhile", spec.build_id)

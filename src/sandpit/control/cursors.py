@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from datetime import datetime
 
 from sandpit.control.errors import InvalidRequestError
-from sandpit.control.times import rfc3339
+from sandpit.control.limits import MAX_PAGE, MAX_TOKEN
+from sandpit.control.times import rfc3339, utc
 
-MAX_PAGE = 100
-"""Items of a page, by default and at most."""
+__all__ = ["MAX_PAGE", "decode_cursor", "encode_cursor"]
+_ROW_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 def encode_cursor(when: datetime, row_id: str, ascending: bool) -> str:
@@ -22,11 +24,13 @@ def encode_cursor(when: datetime, row_id: str, ascending: bool) -> str:
 def decode_cursor(token: str, ascending: bool) -> tuple[datetime, str]:
     """Time and id of the last item of the page before. Raises: InvalidRequestError."""
     try:
+        if len(token) > MAX_TOKEN:
+            raise ValueError("no token of ours is that long")
         padded = token + "=" * (-len(token) % 4)
         when, row_id, *order = base64.b64decode(padded, altchars=b"-_", validate=True).decode().split("__")
         started = datetime.fromisoformat(when)
-        if started.tzinfo is None or order != (["asc"] if ascending else []):
+        if started.tzinfo is None or order != (["asc"] if ascending else []) or not _ROW_ID.fullmatch(row_id):
             raise ValueError(token)
+        return utc(started), row_id
     except (ValueError, binascii.Error) as error:
         raise InvalidRequestError("Invalid next token") from error
-    return started, row_id

@@ -29,7 +29,7 @@ class Deadlines:
     async def extend(self, live: Live, seconds: int) -> Sandbox:
         """Let it live at least `seconds` more, never less than before. Raises: NotFoundError, ConflictError."""
         self._core.check_running(live)
-        async with live.lock:
+        async with live.changing():
             self._core.check_running(live)
             deadline = min(self._core.expiry.now() + seconds, live.last_deadline)
             if deadline > live.deadline:
@@ -38,7 +38,7 @@ class Deadlines:
 
     async def set(self, live: Live, seconds: int) -> None:
         """Let it end in `seconds`, earlier or later than before. Raises: NotFoundError, ConflictError."""
-        async with live.lock:
+        async with live.changing():
             self._core.check_running(live)
             await self._move(live, min(self._core.expiry.now() + seconds, live.last_deadline))
 
@@ -59,6 +59,6 @@ class Deadlines:
             return sandbox
 
         sandbox = await self._core.database.run(write)
-        live.deadline = deadline
+        live.deadline, live.end_at = deadline, end_at
         self._core.expiry.set(live.sandbox_id, deadline)
         return sandbox

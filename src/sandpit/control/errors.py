@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from sandpit.control.limits import shortened
+
 
 class ControlError(Exception):
-    """The message says what happened, why, and what to do; `error_code` is for machines (current-protocol 2)."""
+    """The message says what happened, why, and what to do; `error_code` is for machines (current-protocol 2).
+
+    A message is `MAX_MESSAGE` characters long at most: what a request holds is not sent back, or logged, by the megabyte.
+    """
 
     status = 500
 
     def __init__(self, message: str, *, error_code: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = shortened(message)
+        super().__init__(self.message)
         self.error_code = error_code
 
 
@@ -28,6 +33,13 @@ class ForbiddenError(ControlError):
 
 class NotFoundError(ControlError):
     status = 404
+
+
+class KilledError(NotFoundError):
+    """A sandbox was killed while it was being changed: what was under way has come to nothing."""
+
+    def __init__(self, sandbox_id: str) -> None:
+        super().__init__(f"sandbox '{sandbox_id}' was killed while this was under way")
 
 
 class ConflictError(ControlError):
@@ -58,6 +70,12 @@ class NotSupportedError(ControlError):
     """This server cannot do that (yet)."""
 
     status = 501
+
+
+class DiskFullError(ControlError):
+    """The server's disk has no room for this. Nothing was changed; it may be repeated when somebody has made room."""
+
+    status = 507
 
 
 class BusyError(ControlError):

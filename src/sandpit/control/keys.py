@@ -16,6 +16,8 @@ from sandpit.store.types import utc_now
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from sqlalchemy import Select
+
     from sandpit.control.teams import Identity, TeamService
     from sandpit.store.database import Database
 
@@ -39,51 +41,71 @@ class KeyService:
         self._database = database
         self._teams = teams
         self._cache: dict[str, _Cached] = {}
+        self._revocations = 0
+        """How often something became worthless: an answer of the store that is older than the last time is not used."""
         self._used: dict[str, datetime] = {}
 
     async def authenticate(self, raw: str) -> Identity:
         """Who an API key (`e2b_...`) acts for. Raises: UnauthorizedError."""
-        digest = ids.digest(raw)
-        if cached := self._cached(digest):
-            self._used[cached.row_id] = utc_now()
-            return cached.identity
-        query = select(ApiKey, Team).join(Team, Team.id == ApiKey.team_id).where(ApiKey.digest == digest)
-        async with self._database.read() as session:
-            found = (await session.execute(query)).first()
+        query = select(ApiKey, Team).join(Team, Team.id == ApiKey.team_id).where(ApiKey.digest == ids.digest(raw))
+        found = await self._look_up(raw, query)
         if found is None:
             raise UnauthorizedError(_INVALID)
-        key, team = found
-        identity = self._teams.identity(team)
-        self._remember(digest, identity, key.id)
-        self._used[key.id] = utc_now()
-        return identity
+        self._used[found.row_id] = utc_now()
+        return found.identity
 
     async def authenticate_token(self, raw: str) -> Identity:
         """Who a user's access token (`sk_e2b_...`) acts for: the default team. Raises: UnauthorizedError."""
-        digest = ids.digest(raw)
-        if cached := self._cached(digest):
-            return cached.identity
         query = (
             select(AccessToken, Team)
             .join(Member, Member.user_id == AccessToken.user_id)
             .join(Team, Team.id == Member.team_id)
-            .where(AccessToken.digest == digest)
+            .where(AccessToken.digest == ids.digest(raw))
             .order_by(Member.is_default.desc(), Team.created_at)
             .limit(1)
         )
-        async with self._database.read() as session:
-            found = (await session.execute(query)).first()
+        found = await self._look_up(raw, query)
         if found is None:
             raise UnauthorizedError("Invalid access token: it is unknown, was revoked, or its user has no team.")
-        token, team = found
-        identity = self._teams.identity(team, token.user_id)
-        self._remember(digest, identity, token.id)
-        return identity
+        return found.identity
 
-    async def create(self, team_id: str, name: str, created_by: str | None = None) -> tuple[ApiKey, str]:
-        """A new key and its raw text, which nobody can read again. Raises: InvalidRequestError (name)."""
+    async def _look_up(self, raw: str, query: Select[ApiKey, Team] | Select[AccessToken, Team]) -> _Cached | None:
+        """From memory, else from the store: what the store says now, not what it said when a revocation was under way."""
+        digest = ids.digest(raw)
+        cached = self._cache.get(digest)
+        if cached is not None and cached.until > time.monotonic():
+            return cached
+        while True:
+            seen = self._revocations
+            async with self._database.read() as session:
+                found = (await session.execute(query)).first()
+            if seen == self._revocations:
+                break  # else something was revoked meanwhile, and this may be what it was before
+        if found is None:
+            return None
+        row, team = found
+        user_id = row.user_id if isinstance(row, AccessToken) else None
+        return self._remember(digest, self._teams.identity(team, user_id, row.id), row.id)
+
+    async def is_valid(self, credential_id: str, team_id: str) -> bool:
+        """Whether a key or token, by its id, still acts for a team: for links that were made for one who had it."""
+        team = (Team.id == team_id, Team.banned.is_(False))
+        by_key = select(ApiKey.id).join(Team, Team.id == ApiKey.team_id).where(ApiKey.id == credential_id, *team)
+        by_token = (
+            select(AccessToken.id)
+            .join(Member, Member.user_id == AccessToken.user_id)
+            .join(Team, Team.id == Member.team_id)
+            .where(AccessToken.id == credential_id, *team)
+        )
+        async with self._database.read() as session:
+            return await session.scalar(by_key) is not None or await session.scalar(by_token) is not None
+
+    async def create(
+        self, team_id: str, name: str, created_by: str | None = None, *, raw: str | None = None
+    ) -> tuple[ApiKey, str]:
+        """A new key and its raw text (`raw`, if one has been made), which nobody can read again. Raises: InvalidRequestError (name)."""
         name = _checked_name(name)
-        raw = ids.api_key()
+        raw = raw if raw is not None else ids.api_key()
         start = len(ids.KEY_PREFIX)
         key = ApiKey(
             id=ids.new_uuid(),
@@ -120,7 +142,7 @@ class KeyService:
         query = delete(ApiKey).where(ApiKey.id == key_id, ApiKey.team_id == team_id).returning(ApiKey.id)
         async with self._database.write() as session:
             gone = (await session.execute(query)).first()
-        self._forget(key_id)
+        self._revoked(key_id)
         if gone is None:
             raise NotFoundError(f"API key '{key_id}' does not exist")
 
@@ -147,12 +169,13 @@ class KeyService:
         query = delete(AccessToken).where(AccessToken.id == token_id, AccessToken.user_id == user_id)
         async with self._database.write() as session:
             gone = (await session.execute(query.returning(AccessToken.id))).first()
-        self._forget(token_id)
+        self._revoked(token_id)
         if gone is None:
             raise NotFoundError(f"access token '{token_id}' does not exist")
 
     def forget_all(self) -> None:
         """Teams or keys were changed behind this service's back: look all of them up anew."""
+        self._revocations += 1
         self._cache.clear()
 
     async def flush_last_used(self) -> None:
@@ -164,16 +187,15 @@ class KeyService:
             for key_id, when in used.items():
                 await session.execute(update(ApiKey).where(ApiKey.id == key_id).values(last_used_at=when))
 
-    def _cached(self, digest: str) -> _Cached | None:
-        cached = self._cache.get(digest)
-        return cached if cached is not None and cached.until > time.monotonic() else None
-
-    def _remember(self, digest: str, identity: Identity, row_id: str) -> None:
+    def _remember(self, digest: str, identity: Identity, row_id: str) -> _Cached:
         if len(self._cache) >= CACHE_SIZE:
             self._cache.clear()
-        self._cache[digest] = _Cached(identity, row_id, time.monotonic() + CACHE_SECONDS)
+        found = self._cache[digest] = _Cached(identity, row_id, time.monotonic() + CACHE_SECONDS)
+        return found
 
-    def _forget(self, row_id: str) -> None:
+    def _revoked(self, row_id: str) -> None:
+        """Called when the store has forgotten it. Look-ups that are under way begin again."""
+        self._revocations += 1
         for digest in [digest for digest, cached in self._cache.items() if cached.row_id == row_id]:
             del self._cache[digest]
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sandpit.control.errors import InvalidRequestError
+from sandpit.control.limits import MAX_DNS_SERVERS, MAX_HTTPS_PORTS
 from sandpit.edge.directory import AGENT_PORT
 from sandpit.node.contract import NetworkPolicy
+from sandpit.node.egress import address_range, denies_everything
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 ALL_TRAFFIC = "0.0.0.0/0"
-MAX_DNS_SERVERS = 10
-MAX_HTTPS_PORTS = 128
 PORT_PLACEHOLDER = "${PORT}"
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
 _DOMAIN = re.compile(rf"(?:\*\.)?(?:{_LABEL}\.)*(?P<last>{_LABEL})")
@@ -57,15 +57,17 @@ def check_egress(network: Mapping[str, Any], allow_internet_access: bool | None)
     for entry in deny:
         if not _is_address(entry):
             raise InvalidRequestError(
-                f"network.denyOut: '{entry}' is neither an IPv4 address nor a CIDR block; domains cannot be denied"
+                f"network.denyOut: '{entry}' is neither an IPv4 address nor an IPv4 CIDR block; domains cannot be denied, "
+                "and IPv6 is closed to all sandboxes"
             )
     domains = [entry for entry in allow if not _is_address(entry)]
     for entry in domains:
         if not _is_domain(entry):
             raise InvalidRequestError(
-                f"network.allowOut: '{entry}' is no IPv4 address, CIDR block, domain or '*.domain'"
+                f"network.allowOut: '{entry}' is no IPv4 address, CIDR block, domain or '*.domain' "
+                "(international names in their ASCII form, 'xn--...')"
             )
-    denies_all = allow_internet_access is False or any(_canonical(entry) == ALL_TRAFFIC for entry in deny)
+    denies_all = allow_internet_access is False or denies_everything(deny)
     if domains and not denies_all:
         raise InvalidRequestError(
             f"network.allowOut holds the domain '{domains[0]}', which needs '{ALL_TRAFFIC}' in network.denyOut: "
@@ -113,13 +115,7 @@ def _check_dns(servers: Sequence[str] | None) -> tuple[str, ...] | None:
 
 def _is_address(entry: str) -> bool:
     """IPv4 address or CIDR block. Netmasks in dotted form are refused: nobody writes them, and `ipaddress` guesses."""
-    if not re.fullmatch(r"[0-9.]+(?:/[0-9]{1,2})?", entry):
-        return False
-    try:
-        ipaddress.IPv4Network(entry, strict=False)
-    except ValueError:
-        return False
-    return True
+    return address_range(entry) is not None
 
 
 def _canonical(entry: str) -> str:
@@ -131,6 +127,8 @@ def _canonical(entry: str) -> str:
 def _is_domain(entry: str) -> bool:
     if entry == "*":
         return True
+    if not entry.isascii():  # some other letters are ASCII in lower case
+        return False
     match = _DOMAIN.fullmatch(entry.lower())
     # A last label of digits is a mistyped address.
     return match is not None and len(entry) <= 253 and not match["last"].isdigit()

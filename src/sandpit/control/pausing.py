@@ -1,4 +1,4 @@
-"""Putting sandboxes away with all that runs in them. A paused sandbox's snapshot has the sandbox's id."""
+"""Pausing sandboxes with all that runs in them. A paused sandbox's snapshot has the sandbox's id."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sandpit.control import records
 from sandpit.control.core import Core, not_found
-from sandpit.control.errors import BusyError, ConflictError, SandboxFailedError
+from sandpit.control.errors import BusyError, ConflictError, DiskFullError, SandboxFailedError
 from sandpit.control.live import Pause
-from sandpit.node.contract import AgentUnresponsive, NodeError, UnknownSandbox
+from sandpit.node.contract import AgentUnresponsive, DiskFull, NodeError, UnknownSandbox
 from sandpit.store.models import Sandbox
 from sandpit.store.types import utc_now
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from sandpit.control.live import Live
     from sandpit.control.quota import SnapshotQuota
+    from sandpit.ledger import Reservation
     from sandpit.node.contract import SnapshotInfo
 
 log = logging.getLogger(__name__)
@@ -37,31 +38,36 @@ class Pausing:
         self._quota = quota
 
     async def pause(self, live: Live, *, memory: bool, strict: bool = False, only_when_due: bool = False) -> None:
-        """Put a running sandbox away.
+        """Pause a running sandbox.
 
         An agent that does not answer is noted in the snapshot, but with `strict`, or without `memory`, it is a reason not to pause.
-        Raises: NotFoundError, ConflictError, LimitReachedError, BusyError, SandboxFailedError: it goes on; SQLAlchemyError: either.
+        Raises: NotFoundError, ConflictError, LimitReachedError, BusyError, DiskFullError, SandboxFailedError: it goes on;
+        SQLAlchemyError: either.
         """
-        async with live.lock:
+        async with live.changing():
             if live.state == "paused":
                 raise ConflictError(f"sandbox '{live.sandbox_id}' is paused already")
             self._core.check_running(live)
-            if only_when_due and live.deadline > self._core.expiry.now():
+            if only_when_due and not self._core.is_due(live):
                 return  # extended while the timer fired
-            await self._quota.check(live.team_id)
+            async with self._quota.reserve(live, memory=memory) as share:
+                await self._pause(live, share, memory=memory, must_answer=strict or not memory)
+
+    async def _pause(self, live: Live, share: Reservation, *, memory: bool, must_answer: bool) -> None:
+        """Raises: as `pause`, after a failure the sandbox goes on."""
+        try:
             await self._set_state(live, "pausing")
-            live.state = "pausing"
-            self._core.expiry.cancel(live.sandbox_id)
-            try:
-                await self._announce(live, must_answer=strict or not memory)
-                self._core.directory.hold(live.sandbox_id)
-                info = await self._save(live, memory=memory)
-            except BaseException:
-                await self._go_on(live)
-                raise
-            self._core.live.fall_asleep(live)
-            live.unrecorded = Pause(info, utc_now())
-            await self.record(live)
+            live.become("pausing")
+            await self._announce(live, must_answer=must_answer)
+            self._core.directory.hold(live.sandbox_id)
+            info = await self._save(live, memory=memory)
+        except BaseException:
+            await self._go_on(live)
+            raise
+        self._core.live.fall_asleep(live)
+        share.settle(info.size)
+        live.unrecorded = Pause(info, utc_now(), share.hand_over())
+        await self.record(live)
 
     async def record(self, live: Live) -> None:
         """Write down that a sandbox is paused. Hold its lock. Raises: SQLAlchemyError; it is tried again then.
@@ -76,16 +82,20 @@ class Pausing:
                 lambda session: records.pause_sandbox(session, live.sandbox_id, pause.snapshot, pause.at)
             )
         except BaseException:
-            self._core.show_paused(live.sandbox_id, wakes=live.wakes and records.is_full(pause.snapshot))
-            self._core.expiry.set(live.sandbox_id, self._core.expiry.now() + RECORD_RETRY_SECONDS)
+            if not live.killed:
+                self._core.show_paused(live.sandbox_id, wakes=live.wakes and records.is_full(pause.snapshot))
+                now = self._core.expiry.now()
+                live.deadline = min(live.deadline, now)
+                self._core.expiry.set(live.sandbox_id, now + RECORD_RETRY_SECONDS)
             raise
+        pause.share.release()
         live.unrecorded = None
         self._core.expiry.cancel(live.sandbox_id)
         self._core.show_asleep(sandbox)
 
     async def record_again(self, live: Live) -> None:
         """The time of a sandbox whose pause is not written down."""
-        async with live.lock:
+        async with live.changing():
             if live.state != "paused":
                 return
             try:
@@ -110,12 +120,16 @@ class Pausing:
             return await self._core.node.snapshot(sandbox_id, sandbox_id, memory=memory, end=True)
         except UnknownSandbox as error:
             raise not_found(sandbox_id) from error
+        except DiskFull as error:
+            raise DiskFullError(f"sandbox '{sandbox_id}' could not be paused and runs on: {error}") from error
         except NodeError as error:
             raise SandboxFailedError(f"sandbox '{sandbox_id}' could not be paused and runs on: {error}") from error
 
     async def _go_on(self, live: Live) -> None:
         """A pause has failed. A deadline that has passed must not fire at once: the sandbox would be held over and over."""
-        live.state = "running"
+        if live.killed:
+            return  # that is why
+        live.become("running")
         self._core.directory.release(live.sandbox_id)
         now = self._core.expiry.now()
         self._core.expiry.set(live.sandbox_id, live.deadline if live.deadline > now else now + PAUSE_RETRY_SECONDS)

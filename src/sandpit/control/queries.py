@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, exists, func, or_, select
+from sqlalchemy import and_, exists, func, or_, select, tuple_
 
 from sandpit.control.cursors import MAX_PAGE, decode_cursor, encode_cursor
 from sandpit.control.errors import InvalidRequestError, NotFoundError
@@ -170,12 +170,13 @@ def _conditions(identity: Identity, wanted: SandboxFilter) -> list[ColumnElement
         conditions.append(Sandbox.started_at >= wanted.started_after)
     if wanted.template_id is not None:
         conditions.append(Sandbox.template_id == wanted.template_id)
-    for key, value in wanted.metadata.items():
-        conditions.append(
-            exists().where(
-                SandboxMetadata.sandbox_id == Sandbox.id, SandboxMetadata.key == key, SandboxMetadata.value == value
-            )
+    if wanted.metadata:
+        # One subquery whatever the number of pairs: a statement that grows with it takes seconds to compile.
+        pair = tuple_(SandboxMetadata.key, SandboxMetadata.value)
+        matching = select(func.count()).where(
+            SandboxMetadata.sandbox_id == Sandbox.id, pair.in_(list(wanted.metadata.items()))
         )
+        conditions.append(matching.scalar_subquery() == len(wanted.metadata))
     return conditions
 
 

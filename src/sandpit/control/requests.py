@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sandpit.control.errors import InvalidRequestError
+from sandpit.control.limits import MAX_METADATA_BYTES, MAX_VARIABLES_BYTES
 from sandpit.control.network import Egress, check_egress, check_ingress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-MAX_METADATA_KEY = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +64,8 @@ class NewSandbox:
             raise InvalidRequestError(
                 "sidecars is not supported: this server runs no sidecars. Leave it out.", error_code="sidecar_flag_off"
             )
-        _check_pairs("metadata", self.metadata, MAX_METADATA_KEY)
-        _check_pairs("envVars", self.env_vars, None)
+        _check_pairs("metadata", self.metadata, MAX_METADATA_BYTES)
+        _check_pairs("envVars", self.env_vars, MAX_VARIABLES_BYTES)
         for name in self.env_vars:
             if "=" in name:
                 raise InvalidRequestError(f"envVars: '{name}' has a '=', which no environment variable's name may have")
@@ -98,11 +97,14 @@ def check_timeout(seconds: int, maximum: int, *, minimum: int) -> None:
         )
 
 
-def _check_pairs(what: str, pairs: Mapping[str, str], longest_key: int | None) -> None:
+def _check_pairs(what: str, pairs: Mapping[str, str], most_bytes: int) -> None:
+    """Number and length of each are the API's to check; here it is all together."""
+    total = 0
     for name, value in pairs.items():
+        total += len(name.encode()) + len(value.encode())
+        if total > most_bytes:
+            raise InvalidRequestError(f"{what}: all names and values together have more than {most_bytes} bytes")
         if "\0" in name or "\0" in value:
             raise InvalidRequestError(f"{what}: '{name!r}' holds a NUL character")
         if what == "envVars" and not name:
             raise InvalidRequestError("envVars: a name is empty")
-        if longest_key is not None and len(name) > longest_key:
-            raise InvalidRequestError(f"{what}: a key has more than {longest_key} characters")

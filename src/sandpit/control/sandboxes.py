@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,6 +13,7 @@ from sandpit.control.core import Core, not_found
 from sandpit.control.errors import (
     BusyError,
     ControlError,
+    DiskFullError,
     InvalidRequestError,
     LimitReachedError,
     NotFoundError,
@@ -25,6 +25,7 @@ from sandpit.control.network import check_egress, replace_egress
 from sandpit.control.requests import check_timeout
 from sandpit.node.contract import (
     CapacityExhausted,
+    DiskFull,
     NodeError,
     SandboxSpec,
     UnknownSandbox,
@@ -53,6 +54,8 @@ log = logging.getLogger(__name__)
 MAX_REFRESH_SECONDS = 3600
 MIN_REFRESH_SECONDS = 15
 _ENDED_AT_ONCE = 16
+KILL_ALL_SECONDS = 25.0
+"""How long the end of all sandboxes may take when the server stops."""
 
 
 class SandboxService:
@@ -140,25 +143,43 @@ class SandboxService:
             # The node cannot help it; a timer tries again.
             log.exception("the record of sandbox %s could not be closed", sandbox_id)
 
+    def team_of(self, sandbox_id: str) -> str | None:
+        """Whose a sandbox is that runs or is paused."""
+        live = self.live.get(sandbox_id)
+        return live.team_id if live is not None else None
+
     def running(self) -> int:
         """How many sandboxes run, of all teams."""
         return sum(live.counted for live in self.live)
 
     async def kill_all(self, reason: str) -> None:
-        """End every running sandbox of every team, and close its record with `reason`; paused ones stay."""
+        """End every running sandbox of every team, and close its record with `reason`; paused ones stay. No more start.
+
+        It takes `KILL_ALL_SECONDS` at most; what has not ended then is logged.
+        """
+        self.live.closed = True
         await self._node.kill_all()
-        running = [live for live in self.live if live.counted]
         gate = asyncio.Semaphore(_ENDED_AT_ONCE)
 
         async def end(live: Live) -> None:
             async with gate:
                 await self._operations.run(self._ending.end(live, reason))
 
-        await asyncio.gather(*map(end, running))
+        running = [live for live in self.live if live.counted]
+        ends = [asyncio.ensure_future(end(live)) for live in running]
+        if ends:
+            await asyncio.wait(ends, timeout=KILL_ALL_SECONDS)
+        for live, ended in zip(running, ends, strict=True):
+            if not ended.done():
+                ended.cancel()
+                log.error("sandbox %s has not ended within %g s", live.sandbox_id, KILL_ALL_SECONDS)
+            elif error := ended.exception():
+                log.error("sandbox %s could not be ended: %s", live.sandbox_id, error)
 
     def stop(self) -> None:
-        """Let no more sandboxes expire."""
-        self._expiry.clear()
+        """Let no more sandboxes start, nor expire."""
+        self.live.closed = True
+        self._expiry.close()
 
     # One change each; they run as operations.
 
@@ -206,14 +227,19 @@ class SandboxService:
             raise NotFoundError(f"template '{new.template}' cannot be started: {error}") from error
 
     def reserve(self, identity: Identity, lifecycle: Mapping[str, Any], timeout_s: int) -> Live:
-        """A place among the team's running sandboxes. Raises: LimitReachedError."""
-        if self.live.count(identity.team_id) >= identity.max_sandboxes:
-            raise LimitReachedError(
-                f"the team runs {identity.max_sandboxes} sandboxes, its limit: kill some, or wait until they end"
-            )
+        """A place among the team's running sandboxes. Raises: LimitReachedError, BusyError."""
         live = Live(ids.sandbox_id(), identity.team_id, lifecycle=lifecycle, timeout_s=timeout_s)
-        self.live.add(live)
+        try:
+            self.admit(live, identity)
+        except LimitReachedError as error:
+            raise LimitReachedError(f"{error.message}: kill some, or wait until they end") from None
         return live
+
+    def admit(self, live: Live, identity: Identity) -> None:
+        """Give a sandbox its place before anything is awaited. Raises: LimitReachedError, BusyError (the server is stopping)."""
+        if self.live.closed:
+            raise BusyError("the server is stopping: no sandboxes start any more")
+        self.live.admit(live, identity.max_sandboxes)
 
     async def launch(
         self,
@@ -228,15 +254,17 @@ class SandboxService:
         Raises: UnknownTemplateBuild, UnknownSnapshot, BusyError, SandboxFailedError.
         """
         try:
-            running = await self.start(spec)
-            started = self._expiry.now()
-            live.deadline, live.last_deadline = started + live.timeout_s, started + identity.max_session_seconds
-            sandbox = row(utc_now())
-            await self._record(sandbox, idempotency_key)
+            async with live.changing():
+                running = await self.start(spec)
+                started = self._expiry.now()
+                live.deadline, live.last_deadline = started + live.timeout_s, started + identity.max_session_seconds
+                sandbox = row(utc_now())
+                await self._record(sandbox, idempotency_key)
+                self._core.announce(live, sandbox, running, is_new=True)
         except BaseException:
-            self.live.remove(live)
+            if not live.killed:  # who kills it forgets it, too
+                self.live.remove(live)
             raise
-        self._core.announce(live, sandbox, running, is_new=True)
         self._templates.spawned(sandbox.template_id)
         if live.gone is not None:
             await self._ending.end(live, live.gone, on_node=False)
@@ -246,7 +274,7 @@ class SandboxService:
         return sandbox
 
     async def start(self, spec: SandboxSpec) -> RunningSandbox:
-        """Have the node start a sandbox. Raises: UnknownTemplateBuild, UnknownSnapshot, BusyError, SandboxFailedError."""
+        """Have the node start a sandbox. Raises: UnknownTemplateBuild, UnknownSnapshot, BusyError, DiskFullError, SandboxFailedError."""
         try:
             return await self._node.create(spec)
         except (UnknownTemplateBuild, UnknownSnapshot):
@@ -255,6 +283,8 @@ class SandboxService:
             raise BusyError(
                 str(error), error_code="sandbox_capacity_unavailable", retry_seconds=error.retry_seconds
             ) from error
+        except DiskFull as error:
+            raise DiskFullError(f"the sandbox could not be started: {error}") from error
         except NodeError as error:
             raise SandboxFailedError(
                 f"the sandbox could not be started: {error}", error_code="sandbox_create_failed"
@@ -271,17 +301,18 @@ class SandboxService:
         try:
             await self._database.run(write)
         except BaseException:
-            with suppress(NodeError):
-                await self._node.kill(sandbox.id)
+            await self._core.discard(sandbox.id)
             raise
 
     async def _update_network(self, live: Live, change: Mapping[str, Any], egress: Egress) -> None:
-        async with live.lock:
+        async with live.changing():
             self._core.check_running(live)
             try:
                 await self._node.update_network(live.sandbox_id, egress.policy())
             except UnknownSandbox as error:
                 raise not_found(live.sandbox_id) from error
+            except DiskFull as error:
+                raise DiskFullError(str(error)) from error
             except NodeError as error:
                 raise SandboxFailedError(f"the egress rules could not be replaced: {error}") from error
 

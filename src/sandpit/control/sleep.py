@@ -1,4 +1,4 @@
-"""Sandboxes that are put away with all that runs in them, and come back: when asked, at their timeout, on a request."""
+"""Sandboxes that are paused with all that runs in them, and come back: when asked, at their timeout, on a request."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sandpit.control.errors import (
     ConflictError,
     ControlError,
     LimitReachedError,
+    NotFoundError,
     SandboxFailedError,
 )
 from sandpit.control.network import check_egress
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from sandpit.node.contract import RunningSandbox
 
 log = logging.getLogger(__name__)
+PAUSE_GRACE_SECONDS = 3600.0
+"""How long a sandbox may outlive its session when it cannot be paused for another reason than its agent's silence; then it ends."""
 LEAST_WAKE_SECONDS = 300
 """How long a sandbox lives at least that a request has resumed (current-protocol 1.7)."""
 
@@ -66,7 +69,7 @@ class SleepService:
         core.time_out = self.time_out
 
     async def pause(self, identity: Identity, sandbox_id: str, *, memory: bool = True, strict: bool = False) -> None:
-        """Put a sandbox away; without `memory` only its file system is kept.
+        """Pause a sandbox; without `memory` only its file system is kept.
 
         With `strict`, and always without `memory`, its agent must answer; a snapshot of one that does not is marked, see `connect`.
         Raises: NotFoundError, ConflictError (paused already); LimitReachedError (disk), BusyError (its agent does not answer),
@@ -100,7 +103,7 @@ class SleepService:
         return await self._core.operations.run(self._resume_paused(live, timeout_s, identity))
 
     async def time_out(self, live: Live, *, only_when_due: bool) -> None:
-        """A sandbox's time is over: pause it if that was asked for, else end it."""
+        """A sandbox's time is over: pause it if that was asked for, else end it. Whatever fails leaves a timer set."""
         if live.state == "paused" and live.unrecorded is not None:
             await self._pausing.record_again(live)
             return
@@ -113,6 +116,9 @@ class SleepService:
             )
         except ConflictError:
             return  # somebody else paused or ended it
+        except NotFoundError:
+            if live.state == "running":  # on no node any more
+                await self._ending.end(live, "timeout")
         except (ControlError, SQLAlchemyError) as error:
             if live.state == "running" and await self._outlived(live, error):
                 return
@@ -121,8 +127,10 @@ class SleepService:
 
     async def _outlived(self, live: Live, error: Exception) -> bool:
         """A sandbox could not be paused at its timeout: it goes on, or is ended (True) if its session is over, too."""
-        if isinstance(error, BusyError) and self._core.expiry.now() > live.last_deadline:
-            # Whoever has root in a sandbox can keep its agent from answering: it must not live for ever by that.
+        # Whoever has root in a sandbox can keep its agent from answering, and its checkpoint from succeeding; whoever owns it can use up
+        # the disk for pauses. It must not live for ever by that. What may be our own failure has more time.
+        more = 0.0 if isinstance(error, BusyError) else PAUSE_GRACE_SECONDS
+        if self._core.expiry.now() > live.last_deadline + more:
             log.warning("sandbox %s ends, its session is over and it cannot be paused: %s", live.sandbox_id, error)
             await self._ending.end(live, "timeout")
             return True
@@ -137,6 +145,8 @@ class SleepService:
             return
         if live.lock.locked() or target.state != "asleep":
             async with live.lock:
+                pass
+            if target.state != "asleep" or live.state != "paused":
                 return  # who may resume a sandbox that fell asleep just now is the edge's to say
         seconds = max(live.timeout_s, LEAST_WAKE_SECONDS)
         try:
@@ -154,7 +164,7 @@ class SleepService:
 
     async def _wake(self, live: Live, seconds: int, identity: Identity) -> None:
         """The first of many requests resumes it; the others change nothing."""
-        async with live.lock:
+        async with live.changing():
             if live.state == "paused":
                 await self._wake_up(live, seconds, identity, only_full=True)
 
@@ -179,27 +189,26 @@ class SleepService:
         """Bring a sandbox back; None if it was not paused. Raises: NotFoundError, ConflictError: it is ending."""
         if live.state in ("ending", "ended"):
             self._core.check_running(live)  # at once: who kills it holds the lock
-        async with live.lock:
+        async with live.changing():
             return await self._wake_up(live, seconds, identity, memory=memory) if live.state == "paused" else None
 
     async def _wake_up(
         self, live: Live, seconds: int, identity: Identity, *, memory: bool = True, only_full: bool = False
     ) -> Sandbox:
-        if self._core.live.count(live.team_id) >= identity.max_sandboxes:
-            raise LimitReachedError(
-                f"the team runs {identity.max_sandboxes} sandboxes, its limit: sandbox '{live.sandbox_id}' stays paused"
-            )
-        await self._pausing.record(live)
-        sandbox = await self._core.database.run(lambda session: session.get_one(Sandbox, live.sandbox_id))
-        if memory:
-            _check_memory(sandbox, only_full=only_full)
-        self._core.live.wake_up(live)
-        live.gone = None
+        self._admit(live, identity)
         try:
+            await self._pausing.record(live)
+            sandbox = await self._core.database.run(lambda session: session.get_one(Sandbox, live.sandbox_id))
+            if memory:
+                _check_memory(sandbox, only_full=only_full)
+            await self._clear_away(live)
+            live.become("resuming")
+            live.gone = None
             running = await self._start(sandbox, memory=memory)
             sandbox = await self._record_resume(live, seconds, identity)
         except BaseException:
-            self._core.live.fall_asleep(live)
+            if not live.killed:
+                self._core.live.fall_asleep(live)
             raise
         self._core.announce(live, sandbox, running)
         try:
@@ -209,6 +218,22 @@ class SleepService:
         if live.gone is not None:
             self._core.operations.spawn(self._ending.end(live, live.gone, on_node=False))
         return sandbox
+
+    def _admit(self, live: Live, identity: Identity) -> None:
+        """Raises: LimitReachedError, BusyError."""
+        try:
+            self._sandboxes.admit(live, identity)
+        except LimitReachedError as error:
+            raise LimitReachedError(f"{error.message}: sandbox '{live.sandbox_id}' stays paused") from None
+
+    async def _clear_away(self, live: Live) -> None:
+        """Another life of it that a resume started and could not end must be gone before the next. Raises: SandboxFailedError."""
+        if live.sandbox_id in self._core.unwanted:
+            await self._core.discard(live.sandbox_id)
+            if live.sandbox_id in self._core.unwanted:
+                raise SandboxFailedError(
+                    f"sandbox '{live.sandbox_id}' stays paused: remains of a failed resume do not end"
+                )
 
     async def _start(self, sandbox: Sandbox, *, memory: bool) -> RunningSandbox:
         try:
@@ -226,10 +251,7 @@ class SleepService:
                 lambda session: records.resume_sandbox(session, live.sandbox_id, started, timedelta(seconds=seconds))
             )
         except BaseException:
-            try:
-                await self._core.node.kill(live.sandbox_id)
-            except NodeError:
-                log.exception("sandbox %s runs although it counts as paused", live.sandbox_id)
+            await self._core.discard(live.sandbox_id)
             raise
 
 

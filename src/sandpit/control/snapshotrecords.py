@@ -80,8 +80,10 @@ def new_snapshot(
     )
     session.add(row)
     session.flush()
-    records.write_log(session, sandbox_id, now, "snapshot taken", snapshotID=info.snapshot_id)
-    return view(session, row, identity.slug)
+    made = view(session, row, identity.slug)
+    # As the caller gets it: who reads the log can start from it. The build's id finds it when the tag has moved on.
+    records.write_log(session, sandbox_id, now, "snapshot taken", snapshotID=made.snapshot_id, buildID=row.build_id)
+    return made
 
 
 def _template_for(session: Session, identity: Identity, ref: TemplateRef | None, now: datetime) -> str:

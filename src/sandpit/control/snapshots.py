@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -13,14 +14,17 @@ from sandpit.control.core import Core, not_found
 from sandpit.control.cursors import MAX_PAGE, encode_cursor
 from sandpit.control.errors import (
     ControlError,
+    DiskFullError,
     ForbiddenError,
     InvalidRequestError,
     SandboxFailedError,
 )
+from sandpit.control.limits import MAX_FORKS
 from sandpit.control.network import check_egress
 from sandpit.control.requests import check_timeout
 from sandpit.control.templatenames import TemplateRef, parse_ref
 from sandpit.node.contract import (
+    DiskFull,
     NodeError,
     SandboxSpec,
     UnknownSandbox,
@@ -31,7 +35,7 @@ from sandpit.store.models import Sandbox
 from sandpit.store.types import utc_now
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -44,7 +48,6 @@ if TYPE_CHECKING:
     from sandpit.node.contract import SnapshotInfo
 
 log = logging.getLogger(__name__)
-MAX_FORKS = 100
 
 
 class SnapshotService:
@@ -112,37 +115,48 @@ class SnapshotService:
         for build_id in doomed:
             await self._core.node.remove_snapshot(build_id)
 
+    @asynccontextmanager
+    async def _saved(self, live: Live, snapshot_id: str, *, memory: bool) -> AsyncIterator[SnapshotInfo]:
+        """A snapshot, and its share of the team's disk until the block ends: by then it is written down, or gone.
+
+        Raises: NotFoundError, ConflictError, LimitReachedError, BusyError, SandboxFailedError; the sandbox goes on in any case.
+        """
+        async with AsyncExitStack() as stack:
+            async with live.changing():
+                self._core.check_running(live)
+                # Under the lock, as pauses do: in another order two could wait for each other.
+                share = await stack.enter_async_context(self._quota.reserve(live, memory=memory))
+                info = await self._hold_and_save(live, snapshot_id, memory=memory)
+            share.settle(info.size)
+            yield info
+
     async def _hold_and_save(self, live: Live, snapshot_id: str, *, memory: bool) -> SnapshotInfo:
-        """Raises: NotFoundError, ConflictError, LimitReachedError, BusyError, SandboxFailedError; the sandbox goes on in any case."""
-        await self._quota.check(live.team_id)
-        async with live.lock:
-            self._core.check_running(live)
-            await self._core.announce_snapshot(live)
-            self._core.directory.hold(live.sandbox_id)
-            try:
-                return await self._core.node.snapshot(live.sandbox_id, snapshot_id, memory=memory, end=False)
-            except UnknownSandbox as error:
-                raise not_found(live.sandbox_id) from error
-            except NodeError as error:
-                raise SandboxFailedError(
-                    f"sandbox '{live.sandbox_id}' could not be copied, it runs on: {error}"
-                ) from error
-            finally:
-                self._core.directory.release(live.sandbox_id)
+        await self._core.announce_snapshot(live)
+        self._core.directory.hold(live.sandbox_id)
+        try:
+            return await self._core.node.snapshot(live.sandbox_id, snapshot_id, memory=memory, end=False)
+        except UnknownSandbox as error:
+            raise not_found(live.sandbox_id) from error
+        except DiskFull as error:
+            raise DiskFullError(f"sandbox '{live.sandbox_id}' could not be copied, it runs on: {error}") from error
+        except NodeError as error:
+            raise SandboxFailedError(f"sandbox '{live.sandbox_id}' could not be copied, it runs on: {error}") from error
+        finally:
+            self._core.directory.release(live.sandbox_id)
 
     async def _fork(
         self, identity: Identity, live: Live, count: int, timeout_s: int
     ) -> Sequence[Sandbox | ControlError]:
         origin = await self._core.database.run(lambda session: session.get_one(Sandbox, live.sandbox_id))
         snapshot_id = ids.new_uuid()
-        await self._hold_and_save(live, snapshot_id, memory=True)
-        try:
-            copies = (self._copy(identity, origin, snapshot_id, timeout_s) for _ in range(count))
-            results = await asyncio.gather(*copies)
-            await self._tell_forks(live.sandbox_id, [copy.id for copy in results if isinstance(copy, Sandbox)])
-            return results
-        finally:
-            await self._core.node.remove_snapshot(snapshot_id)
+        async with self._saved(live, snapshot_id, memory=True):
+            try:
+                copies = (self._copy(identity, origin, snapshot_id, timeout_s) for _ in range(count))
+                results = await asyncio.gather(*copies)
+                await self._tell_forks(live.sandbox_id, [copy.id for copy in results if isinstance(copy, Sandbox)])
+                return results
+            finally:
+                await self._core.node.remove_snapshot(snapshot_id)
 
     async def _tell_forks(self, origin_id: str, copies: Sequence[str]) -> None:
         def write(session: Session) -> None:
@@ -186,13 +200,13 @@ class SnapshotService:
     async def _keep(self, identity: Identity, live: Live, ref: TemplateRef | None, memory: bool) -> SnapshotView:
         await self._core.database.run(lambda session: snapshotrecords.check_name(session, identity, ref))
         build_id = ids.new_uuid()
-        info = await self._hold_and_save(live, build_id, memory=memory)
-        try:
-            view = await self._core.database.run(
-                lambda session: snapshotrecords.new_snapshot(session, identity, live.sandbox_id, info, ref)
-            )
-        except BaseException:
-            await self._core.node.remove_snapshot(build_id)
-            raise
+        async with self._saved(live, build_id, memory=memory) as info:
+            try:
+                view = await self._core.database.run(
+                    lambda session: snapshotrecords.new_snapshot(session, identity, live.sandbox_id, info, ref)
+                )
+            except BaseException:
+                await self._core.node.remove_snapshot(build_id)
+                raise
         self._templates.changed()
         return view

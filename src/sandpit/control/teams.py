@@ -32,6 +32,8 @@ class Identity:
     banned: bool = False
     blocked_reason: str | None = None
     user_id: str | None = None
+    credential_id: str | None = None
+    """The id of the key or access token that was sent; None when authentication is off."""
 
     def check_may_act(self) -> None:
         """Raises ForbiddenError for a banned team (current-protocol C24)."""
@@ -52,7 +54,7 @@ class TeamService:
         self._database = database
         self._limits = limits
 
-    def identity(self, team: Team, user_id: str | None = None) -> Identity:
+    def identity(self, team: Team, user_id: str | None = None, credential_id: str | None = None) -> Identity:
         """What a team may do: its own limits, else the server's."""
         return Identity(
             team_id=team.id,
@@ -63,6 +65,7 @@ class TeamService:
             banned=team.banned,
             blocked_reason=team.blocked_reason,
             user_id=user_id,
+            credential_id=credential_id,
         )
 
     async def create(self, name: str, slug: str | None = None) -> Team:

@@ -46,10 +46,12 @@ class TemplateService:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._resolved: dict[tuple[str, str], tuple[float, Resolved]] = {}
+        self._changes = 0
         self._spawned: Counter[str] = Counter()
 
     def changed(self) -> None:
         """Names, tags or builds have changed: resolve them anew."""
+        self._changes += 1
         self._resolved.clear()
 
     def spawned(self, template_id: str) -> None:
@@ -80,7 +82,11 @@ class TemplateService:
         known = self._resolved.get((identity.team_id, text))
         if known is not None and known[0] > time.monotonic():
             return known[1]
-        resolved = await self._resolve(identity, text)
+        while True:
+            seen = self._changes
+            resolved = await self._resolve(identity, text)
+            if seen == self._changes:
+                break  # else it may be what a name meant, or was open to, before the change
         if len(self._resolved) >= CACHE_SIZE:
             self._resolved.clear()
         self._resolved[identity.team_id, text] = (time.monotonic() + CACHE_SECONDS, resolved)
@@ -118,13 +124,11 @@ class TemplateService:
         return template.id if template is not None and _visible(template, identity) else None
 
     async def by_alias(self, identity: Identity, alias: str) -> Template:
-        """Raises: NotFoundError, ForbiddenError (it belongs to others; current-protocol 10.4)."""
+        """Raises: NotFoundError, also for others': the protocol's 403 (current-protocol 10.4) would tell what they have."""
         async with self._database.read() as session:
             template = await templaterecords.find(session, parse_ref(alias), identity)
-        if template is None:
+        if template is None or not _visible(template, identity):
             raise NotFoundError(f"template alias '{alias}' not found")
-        if not _visible(template, identity):
-            raise ForbiddenError(f"template alias '{alias}' belongs to another team")
         return template
 
     async def own(self, identity: Identity, text: str) -> Template:
@@ -137,10 +141,15 @@ class TemplateService:
         return template
 
     async def set_public(self, identity: Identity, text: str, public: bool) -> list[str]:
-        """Publish a template, or take it back; returns its full names. Raises: NotFoundError, ForbiddenError (another team's)."""
+        """Publish a template, or take it back; returns its full names.
+
+        Raises: NotFoundError; ForbiddenError (another team's) where the caller may know that it exists: it is public, or named by its id,
+        which nobody can guess (current-protocol C139).
+        """
+        ref = parse_ref(text)
         async with self._database.read() as session:
-            template = await templaterecords.find(session, parse_ref(text), identity)
-        if template is None:
+            template = await templaterecords.find(session, ref, identity)
+        if template is None or not (_visible(template, identity) or template.id == ref.name):
             raise NotFoundError(f"template '{text[:200]}' not found")
         if template.team_id != identity.team_id:
             raise ForbiddenError(f"template '{text[:200]}' does not belong to your team")

@@ -12,6 +12,14 @@ def rfc3339(when: datetime) -> str:
     return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def utc(when: datetime) -> datetime:
+    """An aware time as UTC. Raises: ValueError: at the edge of the calendar, where the other time zone has no such time."""
+    try:
+        return when.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{when.isoformat()} is not in the calendar of UTC") from error
+
+
 def from_unix(seconds: float) -> datetime:
     """Raises: InvalidRequestError (not a time that a calendar knows)."""
     try:

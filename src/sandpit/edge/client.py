@@ -33,6 +33,8 @@ class Client(asyncio.Protocol):
         self.congested = False
         self.keep = True
         self.deadline = 0.0
+        self.stalled = float("inf")
+        """Since when the client has taken too little of what waits for it (event loop time)."""
         self._exchange: Exchange | None = None
         self._buffer = b""
         self._searched = 0
@@ -50,8 +52,17 @@ class Client(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.peer = peer[0].partition("%")[0].encode() if peer else b"unknown"
         self.deadline = self.edge.loop.time() + limits.head_time
-        if not self.edge.admit(self):
-            self.refuse(Refusal(503, "The gateway has too many connections, try again later"), None, request_done=False)
+        if (refusal := self.edge.admit(self)) is not None:
+            self.refuse(refusal, None, request_done=False)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+        return self._exchange is None
+
+    def drop(self) -> None:
+        """End at once: another client needs the place."""
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._ending:
@@ -86,11 +97,13 @@ class Client(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.congested = True
+        self.stalled = self.edge.loop.time()
         if self._exchange is not None:
             self._exchange.client_writable()
 
     def resume_writing(self) -> None:
         self.congested = False
+        self.stalled = float("inf")
         if self._exchange is not None:
             self._exchange.client_writable()
         else:

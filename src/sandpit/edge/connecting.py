@@ -92,7 +92,7 @@ class Connector:
         directory, target = self._edge.directory, self.route.target
         assert target is not None
         # Again: while the request waited, the sandbox may have fallen asleep.
-        guard(self._request, self.route, directory)
+        guard(self._request, self.route)
         title = "Sandbox Not Resumed"
         try:
             found = await directory.wake(target.sandbox_id)
@@ -108,7 +108,8 @@ class Connector:
 
     async def _dial(self, asker: Asker) -> None:
         try:
-            upstream = await self._edge.dialer.dial(self._key)
+            target = self.route.target
+            upstream = await self._edge.dialer.dial(self._key, target.relay_secret if target is not None else "")
         except PortClosedError:
             self._give_up(asker, unreachable(self.route, self._edge.directory))
             return

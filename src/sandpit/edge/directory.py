@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ class Target:
     address: str
     """IPv4 address of the sandbox, reachable from this machine."""
     access_token: str | None
-    """The agent's token; used here only to recognise signed file links."""
+    """The agent's token: recognises signed file links, and goes to no other server in the sandbox."""
+    relay_secret: str = field(default="", repr=False)
+    """What the agent's relay knows the edge by; empty for a sandbox whose relay wants none."""
     traffic_token: str | None = None
     """When set, user ports demand it in `e2b-traffic-access-token`."""
     mask_request_host: str | None = None

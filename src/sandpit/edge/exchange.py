@@ -64,6 +64,11 @@ class Exchange:
         return self._connector.sandbox_id
 
     @property
+    def client_address(self) -> str:
+        """Where the request comes from."""
+        return self._client.peer.decode()
+
+    @property
     def request_done(self) -> bool:
         return self._incoming is None or self._incoming.done
 
@@ -223,7 +228,9 @@ class Exchange:
             self._client.write(interim_head(response))
 
     def _open_tunnel(self, response: Response) -> None:
-        if not self._upgrade or not self.request_done:
+        offered = response.fields.get(b"upgrade", b"").strip().lower()
+        asked = {protocol.strip() for protocol in self._upgrade.split(b",")} - {b""}
+        if not self.request_done or offered not in asked:
             raise WireError("protocol switched without being asked")
         self._stage = _Stage.TUNNEL
         self._client.write(interim_head(response))

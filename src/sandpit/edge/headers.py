@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,11 +21,21 @@ _FORWARDED = frozenset(
 """Only the edge says these: what a client claims about itself is worth nothing."""
 _END_TO_END = frozenset({b"host", b"content-length", b"close", b"upgrade"})
 """Not header names that `Connection` may take away."""
-_DROPPED = _HOPS | _FORWARDED
+_CONTROL = frozenset({b"x-sandpit-control"})
+"""What a sandbox's agent knows the node by: no client has it, and none may try."""
+_DROPPED = _HOPS | _FORWARDED | _CONTROL
+_TOKEN = b"x-access-token"
+_LENGTH = frozenset({b"content-length"})
+"""Not in answers that cannot have a body: clients that believe it would wait (RFC 9110, 8.6)."""
 
 
-def _kept(headers: list[tuple[bytes, bytes, bytes]], dropped: frozenset[bytes]) -> list[bytes]:
-    return [b"%s: %s\r\n" % (shown, value) for name, shown, value in headers if name not in dropped]
+def _kept(headers: list[tuple[bytes, bytes, bytes]], dropped: frozenset[bytes], secret: bytes = b"") -> list[bytes]:
+    """All but the dropped ones, and but those that show the agent's token (`secret`)."""
+    return [
+        b"%s: %s\r\n" % (shown, value)
+        for name, shown, value in headers
+        if name not in dropped and not (secret and name == _TOKEN and hmac.compare_digest(value.strip(), secret))
+    ]
 
 
 def _dropped(base: frozenset[bytes], hops: frozenset[bytes]) -> frozenset[bytes]:
@@ -43,7 +55,8 @@ def request_head(
 ) -> bytes:
     """The head towards the sandbox or the API. `upgrade` is the protocol to ask for, empty for none.
 
-    `peer` is the client's address. User ports and the API learn where the request came from; the agent need not.
+    `peer` is the client's address. User ports and the API learn where the request came from; the agent need not. The agent's
+    token, which clients send to the interpreter as well, reaches the agent alone: whoever listens elsewhere may be any user.
     """
     dropped = _dropped(_DROPPED, request.hops)
     host = request.fields.get(b"host", b"")
@@ -56,7 +69,8 @@ def request_head(
     elif not host:
         parts.append(b"Host: localhost\r\n")
         dropped |= {b"host"}
-    parts += _kept(request.headers, dropped)
+    token = target.access_token if target is not None and is_user_port else None
+    parts += _kept(request.headers, dropped, token.encode() if token else b"")
     if b"transfer-encoding" in request.fields:
         parts.append(b"Transfer-Encoding: chunked\r\n")
     if upgrade:
@@ -70,7 +84,8 @@ def request_head(
 def response_head(response: Response, *, http11: bool, chunked: bool, keep_alive: bool) -> bytes:
     """The head towards the client. `chunked` says whether the body that follows is."""
     parts = [b"HTTP/1.1 %d %s\r\n" % (response.status, response.reason)]
-    parts += _kept(response.headers, _dropped(_HOPS, response.hops))
+    dropped = _HOPS | _LENGTH if response.status == HTTPStatus.NO_CONTENT else _HOPS
+    parts += _kept(response.headers, _dropped(dropped, response.hops))
     if chunked:
         parts.append(b"Transfer-Encoding: chunked\r\n")
     if not keep_alive:
@@ -83,7 +98,7 @@ def response_head(response: Response, *, http11: bool, chunked: bool, keep_alive
 
 def interim_head(response: Response) -> bytes:
     """A 1xx head, 101 included: the upgrade belongs to both sides."""
-    dropped = _HOPS - {b"upgrade"}
+    dropped = (_HOPS | _LENGTH) - {b"upgrade"}
     parts = [b"HTTP/1.1 %d %s\r\n" % (response.status, response.reason), *_kept(response.headers, dropped)]
     if response.status == 101:
         parts.append(b"Connection: Upgrade\r\n")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from .directory import AGENT_PORT, LEGACY_AGENT_PORT, RELAY_PORT
 from .refusals import Refusal, sandbox_not_found
 from .reserved import is_reserved
-from .signatures import find_signed
+from .signatures import find_signed, opens
 
 if TYPE_CHECKING:
     from .directory import Directory, Target
@@ -166,18 +166,24 @@ def _unnamed(request: Request, directory: Directory) -> _Address | None:
     return _from_credentials(request, directory) or _from_token(request, directory)
 
 
-def _guard_sleep(request: Request, route: Route, target: Target, directory: Directory) -> None:
-    """Strangers do not wake a sandbox up: what its agent would refuse is refused here (C56)."""
+def _guard_sleep(request: Request, route: Route, target: Target) -> None:
+    """Only who the agent would let in wakes a sandbox up: what it would refuse is refused here (C56).
+
+    As the agent does: a token in the header is the only thing that counts, if there is one, and must be the only one; a signed link stands
+    for it where the agent takes signed links, which is not the protocol of 2024.
+    """
     if target.access_token is None:
         return
-    token = request.fields.get(b"x-access-token", b"")
-    if hmac.compare_digest(token, target.access_token.encode()):
-        return
-    if find_signed(request.method, route.path, directory) != target:
+    tokens = [value for name, _, value in request.headers if name == b"x-access-token"]
+    if tokens:
+        accepted = len(tokens) == 1 and hmac.compare_digest(tokens[0], target.access_token.encode())
+    else:
+        accepted = route.port == AGENT_PORT and opens(request.method, route.path, target.access_token)
+    if not accepted:
         raise Refusal(401, "The sandbox is paused, and only its access token resumes it", sandbox_id=target.sandbox_id)
 
 
-def guard(request: Request, route: Route, directory: Directory) -> None:
+def guard(request: Request, route: Route) -> None:
     """Keep the public from what is the control plane's, and from ports made private. Raises: Refusal."""
     target = route.target
     if target is None:
@@ -186,7 +192,7 @@ def guard(request: Request, route: Route, directory: Directory) -> None:
     if route.port == RELAY_PORT or (route.port in AGENT_PORTS and is_reserved(path)):
         raise Refusal(404, "This path is reserved for the control plane", path=path.decode(errors="replace"))
     if route.port in AGENT_PORTS and target.state == "asleep":
-        _guard_sleep(request, route, target, directory)
+        _guard_sleep(request, route, target)
     if route.port == AGENT_PORT or target.traffic_token is None:
         return
     token = request.fields.get(b"e2b-traffic-access-token")
@@ -226,5 +232,5 @@ def route(request: Request, directory: Directory, *, has_api: bool) -> Route:
     if target is None:
         raise sandbox_not_found(address.sandbox_id)
     found = Route(target, address.port, path)
-    guard(request, found, directory)
+    guard(request, found)
     return found

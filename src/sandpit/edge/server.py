@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from .client import Client
-from .limits import Limits
+from .limits import STALL_GRACE, Limits
+from .peers import Peers
 from .refusals import Refusal
 from .tls import TlsListener
 from .upstream import Dialer, Pool
@@ -29,7 +31,7 @@ class Edge:
 
     `host` and `port` are where plain HTTP is served (port 0: any free one); with an `ssl_context` HTTPS is served on
     `tls_host` (`host` if not given) and `tls_port` too. Requests for `api.*`, and those that name no sandbox, go to
-    `api_backend` (host, port) if given.
+    `api_backend` (host, port) if given; `api_ports` always holds the local ports of these connections.
     """
 
     def __init__(
@@ -43,12 +45,13 @@ class Edge:
         ssl_context: ssl.SSLContext | None = None,
         tls_host: str | Sequence[str] | None = None,
         tls_port: int = 0,
+        api_ports: set[int] | None = None,
     ) -> None:
         self.directory = directory
         self.api_backend = api_backend
         self.limits = limits or Limits()
         self.pool = Pool(self.limits)
-        self.dialer = Dialer(self.limits)
+        self.dialer = Dialer(self.limits, api_ports)
         self.stopping = False
         self._hosts = [host] if isinstance(host, str) else list(host)
         self._port = port
@@ -57,7 +60,10 @@ class Edge:
         self._tls_port = tls_port
         self._plain: list[asyncio.Server] = []
         self._secure: list[socket.socket] = []
+        limits = self.limits
         self._clients: set[Client] = set()
+        self._peers = Peers(total=limits.connections, each=limits.client_connections, proxies=limits.proxies)
+        self._api_clients: Counter[str] = Counter()
         self._exchanges: dict[str, set[Exchange]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -69,7 +75,7 @@ class Edge:
             server = await self.loop.create_server(lambda: Client(self, b"http"), host, self._port, backlog=_BACKLOG)
             self._plain.append(server)
             for sock in server.sockets:  # accepted connections inherit these
-                _configure(sock)
+                _configure(sock, self.limits)
         if self._ssl_context is not None:
             self._listen_for_tls(self._ssl_context)
         self._sweeper = self.spawn(self._sweep())
@@ -81,14 +87,14 @@ class Edge:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             sock = socket.create_server((host, port), family=family, backlog=_BACKLOG)
             sock.setblocking(False)
-            _configure(sock)
+            _configure(sock, self.limits)
             port = sock.getsockname()[1]
             self._secure.append(sock)
             listener = TlsListener(
                 sock,
                 context,
                 lambda: Client(self, b"https"),
-                room=lambda handshakes: len(self._clients) + handshakes < self.limits.connections,
+                room=self._peers.has_room,
                 handshake_s=self.limits.head_time,
             )
             self.spawn(listener.serve())
@@ -122,27 +128,51 @@ class Edge:
 
     # For the connections
 
-    def admit(self, client: Client) -> bool:
-        """Count `client` in; false when there are too many."""
+    def admit(self, client: Client) -> Refusal | None:
+        """Count `client` in, until it is released; what it is answered when there are too many."""
+        address = client.peer.decode()
+        room = self._peers.has_room(address)
         self._clients.add(client)
-        return len(self._clients) <= self.limits.connections
+        self._peers.add(client, address)
+        if room:
+            return None
+        return Refusal(503, "The gateway has too many connections, from this address or in all: try again later")
 
     def release(self, client: Client) -> None:
         self._clients.discard(client)
+        self._peers.remove(client)
 
     def register(self, exchange: Exchange) -> None:
-        """Have `exchange` cut when its sandbox goes. Raises Refusal (429) when the sandbox has too many."""
-        of_sandbox = self._exchanges.setdefault(exchange.sandbox_id, set())
-        if exchange.sandbox_id and len(of_sandbox) >= self.limits.sandbox_requests:
-            raise Refusal(429, "Too many connections to the sandbox", sandbox_id=exchange.sandbox_id)
-        of_sandbox.add(exchange)
+        """Have `exchange` cut when its sandbox goes. Raises Refusal (429, 503) when the sandbox, or the API, has too many."""
+        sandbox_id = exchange.sandbox_id
+        held = len(self._exchanges.get(sandbox_id, ()))
+        if not sandbox_id:
+            self._register_for_api(exchange, held)
+        elif held >= self.limits.sandbox_requests:
+            raise Refusal(429, "Too many connections to the sandbox", sandbox_id=sandbox_id)
+        self._exchanges.setdefault(sandbox_id, set()).add(exchange)
+
+    def _register_for_api(self, exchange: Exchange, held: int) -> None:
+        client = exchange.client_address
+        group = self._peers.group_of(client)
+        if self._api_clients[group] >= self.limits.client_api_requests and not self._peers.is_proxy(client):
+            raise Refusal(429, "Too many requests to the API at a time")
+        if held >= self.limits.api_requests:
+            raise Refusal(503, "The API has too many requests, try again later")
+        self._api_clients[group] += 1
 
     def forget(self, exchange: Exchange) -> None:
         of_sandbox = self._exchanges.get(exchange.sandbox_id)
-        if of_sandbox is not None:
-            of_sandbox.discard(exchange)
-            if not of_sandbox:
-                del self._exchanges[exchange.sandbox_id]
+        if of_sandbox is None or exchange not in of_sandbox:
+            return
+        of_sandbox.remove(exchange)
+        if not of_sandbox:
+            del self._exchanges[exchange.sandbox_id]
+        if not exchange.sandbox_id:
+            group = self._peers.group_of(exchange.client_address)
+            self._api_clients[group] -= 1
+            if not self._api_clients[group]:
+                del self._api_clients[group]
 
     def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Run `work`, until `stop` at the latest."""
@@ -156,6 +186,21 @@ class Edge:
             exchange.cut()
         self.pool.drop(sandbox_id)
 
+    def _stalled_too_long(self, now: float) -> list[Client]:
+        """Clients whose answers take memory for nothing: for too long, or too many of one address or in all."""
+        limits, of_group = self.limits, Counter[str]()
+        stalled = [client for client in self._clients if client.stalled <= now - min(STALL_GRACE, limits.stall_time)]
+        stalled.sort(key=lambda client: client.stalled, reverse=True)
+        found = []
+        for number, client in enumerate(stalled):
+            address = client.peer.decode()
+            group = self._peers.group_of(address)
+            of_group[group] += 1
+            too_many = of_group[group] > limits.client_stalled and not self._peers.is_proxy(address)
+            if too_many or number >= limits.stalled or client.stalled <= now - limits.stall_time:
+                found.append(client)
+        return found
+
     async def _sweep(self) -> None:
         """End what is too slow. One pass over all connections is cheaper than a timer for every request."""
         period = min(1.0, self.limits.head_time / 4, self.limits.idle_time / 4, self.limits.pool_time / 4)
@@ -164,14 +209,17 @@ class Edge:
             now = self.loop.time()
             for client in [client for client in self._clients if client.deadline <= now]:
                 client.expire()
+            for client in self._stalled_too_long(now):
+                client.reset()
             self.pool.expire(now)
 
 
-def _configure(sock: socket.socket) -> None:
+def _configure(sock: socket.socket, limits: Limits) -> None:
     for option, value in _KEEPALIVE:
         sock.setsockopt(socket.SOL_SOCKET, option, value)
     for option, value in _TCP:
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limits.unsent_bytes)
 
 
 def _names(sockets: Sequence[socket.socket]) -> list[tuple[str, int]]:

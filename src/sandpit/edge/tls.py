@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,21 +18,22 @@ _PAUSE_S = 0.1
 
 
 class TlsListener:
-    """One listening socket. `room` says whether there is room for one more beside so many connections that shake hands."""
+    """One listening socket. `room(address, n, m)`: for one more of a client, beside n of its and m of all that shake hands."""
 
     def __init__(
         self,
         sock: socket.socket,
         context: ssl.SSLContext,
-        make: Callable[[], asyncio.Protocol],
+        make: Callable[[], asyncio.BaseProtocol],
         *,
-        room: Callable[[int], bool],
+        room: Callable[[str, int, int], bool],
         handshake_s: float,
     ) -> None:
         self.sock = sock
         self._context, self._make = context, make
         self._room, self._handshake_s = room, handshake_s
         self._handshakes: set[asyncio.Task[None]] = set()
+        self._of_client: Counter[str] = Counter()
 
     async def serve(self) -> None:
         """Accept until cancelled; then the socket is closed, and handshakes that go on are broken off."""
@@ -39,21 +41,32 @@ class TlsListener:
         try:
             while True:
                 try:
-                    connection, _ = await loop.sock_accept(self.sock)
+                    connection, peer = await loop.sock_accept(self.sock)
                 except OSError as error:
                     _LOG.warning("a TLS connection could not be accepted: %s", error)
                     await asyncio.sleep(_PAUSE_S)
                     continue
-                if not self._room(len(self._handshakes)):
+                if not self._room(peer[0], self._of_client[peer[0]], len(self._handshakes)):
                     connection.close()
                     continue
-                handshake = loop.create_task(self._shake_hands(connection))
-                self._handshakes.add(handshake)
-                handshake.add_done_callback(self._handshakes.discard)
+                self._begin(loop.create_task(self._shake_hands(connection)), peer[0])
         finally:
             self.sock.close()
             for handshake in tuple(self._handshakes):
                 handshake.cancel()
+
+    def _begin(self, handshake: asyncio.Task[None], address: str) -> None:
+        """Count a handshake until it is over."""
+
+        def over(_: object) -> None:
+            self._handshakes.discard(handshake)
+            self._of_client[address] -= 1
+            if not self._of_client[address]:
+                del self._of_client[address]
+
+        self._handshakes.add(handshake)
+        self._of_client[address] += 1
+        handshake.add_done_callback(over)
 
     async def _shake_hands(self, connection: socket.socket) -> None:
         """The protocol takes over when TLS is there; strangers who speak something else are let go without a word."""

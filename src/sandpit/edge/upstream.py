@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from .directory import RELAY_PORT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .limits import Limits
 
 _RELAY_OPEN = b"+"
@@ -46,23 +50,26 @@ class Upstream(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, key: Key, buffer_bytes: int) -> None:
+    def __init__(self, key: Key, limits: Limits) -> None:
         self.key = key
         self.user: User | None = None
         self.congested = False
         self.reused = False
         self.closed = False
         self.idle_since = 0.0
-        self._buffer_bytes = buffer_bytes
+        self.on_closed: Callable[[], None] | None = None
+        self._limits = limits
         self._greeting: asyncio.Future[bytes] | None = None
         self._reading = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.adopt(cast("asyncio.Transport", transport))  # uvloop's do not inherit from it
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self._limits.unsent_bytes)
 
     def adopt(self, transport: asyncio.Transport) -> None:
         self.transport = transport
-        transport.set_write_buffer_limits(high=self._buffer_bytes)
+        transport.set_write_buffer_limits(high=self._limits.buffer_bytes)
 
     def data_received(self, data: bytes) -> None:
         if self.user is not None:
@@ -77,6 +84,8 @@ class Upstream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
+        if self.on_closed is not None:
+            self.on_closed()
         if self._greeting is not None and not self._greeting.done():
             self._greeting.set_result(b"")
         if self.user is not None:
@@ -132,35 +141,58 @@ def _lax_tls() -> ssl.SSLContext:
 class Dialer:
     """Opens connections; first directly, then over the relay for servers on the sandbox's loopback."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, api_ports: set[int] | None = None) -> None:
         self._limits = limits
         self._tls = _lax_tls()
+        self._api_ports = api_ports if api_ports is not None else set()
+        """Local ports of the connections to the API: it can tell them from those of clients on this machine."""
 
-    async def dial(self, key: Key) -> Upstream:
-        """A fresh connection. Raises PortClosedError."""
+    async def dial(self, key: Key, relay_secret: str = "") -> Upstream:
+        """A fresh connection. `relay_secret` is what the relay knows us by. Raises PortClosedError."""
         try:
             upstream = await self._connect(key, key.port)
         except OSError as error:  # TimeoutError is one
             if not key.relay:
                 raise PortClosedError from error
-            upstream = await self._relay(key)
+            upstream = await self._relay(key, relay_secret)
         return await self._secure(upstream) if key.tls else upstream
 
     async def _connect(self, key: Key, port: int) -> Upstream:
+        if not key.sandbox_id:
+            return await self._connect_to_api(key)
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._limits.dial_time):
-            _, upstream = await loop.create_connection(
-                lambda: Upstream(key, self._limits.buffer_bytes), key.address, port
-            )
+            _, upstream = await loop.create_connection(lambda: Upstream(key, self._limits), key.address, port)
         return upstream
 
-    async def _relay(self, key: Key) -> Upstream:
+    async def _connect_to_api(self, key: Key) -> Upstream:
+        """With a port that is known before the API sees it."""
+        loop = asyncio.get_running_loop()
+        sock = socket.socket(socket.AF_INET6 if ":" in key.address else socket.AF_INET, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        port = 0
+        try:
+            sock.bind(("", 0))
+            port = sock.getsockname()[1]
+            self._api_ports.add(port)
+            async with asyncio.timeout(self._limits.dial_time):
+                await loop.sock_connect(sock, (key.address, key.port))
+            _, upstream = await loop.create_connection(lambda: Upstream(key, self._limits), sock=sock)
+        except BaseException:
+            self._api_ports.discard(port)
+            sock.close()
+            raise
+        upstream.on_closed = lambda: self._api_ports.discard(port)
+        return upstream
+
+    async def _relay(self, key: Key, secret: str) -> Upstream:
         try:
             upstream = await self._connect(key, RELAY_PORT)
         except OSError as error:
             raise PortClosedError from error
         try:
-            answer = await upstream.greet(b"%d\n" % key.port, self._limits.dial_time)
+            line = f"{key.port} {secret}\n" if secret else f"{key.port}\n"
+            answer = await upstream.greet(line.encode(), self._limits.dial_time)
         except asyncio.CancelledError:
             upstream.abort()
             raise
@@ -193,11 +225,14 @@ class Pool:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._idle: dict[Key, list[Upstream]] = {}
+        self._count: Counter[str] = Counter()
+        """Of one sandbox."""
 
     def take(self, key: Key) -> Upstream | None:
         idle = self._idle.get(key)
         while idle:
             upstream = idle.pop()
+            self._count[key.sandbox_id] -= 1
             if not upstream.closed and not upstream.transport.is_closing():
                 upstream.reused = True
                 return upstream
@@ -207,9 +242,13 @@ class Pool:
         """Keep `upstream`, whose answer is complete, for the next request."""
         upstream.user = None
         idle = self._idle.setdefault(upstream.key, [])
-        if len(idle) >= self._limits.pool_size or upstream.closed or upstream.transport.is_closing():
+        limits, sandbox = self._limits, upstream.key.sandbox_id
+        full = len(idle) >= limits.pool_size or self._count[sandbox] >= limits.pool_sandbox
+        full = full or self._count.total() >= limits.pool_total
+        if full or upstream.closed or upstream.transport.is_closing():
             upstream.abort()
             return
+        self._count[sandbox] += 1
         upstream.set_reading(True)
         upstream.idle_since = now
         idle.append(upstream)
@@ -222,13 +261,16 @@ class Pool:
             for upstream in idle:
                 if not upstream.closed and upstream.idle_since <= oldest:
                     upstream.abort()
+            self._count[key.sandbox_id] -= len(idle) - len(fresh)
             if fresh:
                 self._idle[key] = fresh
             else:
                 del self._idle[key]
+        self._count = +self._count  # without those that have none
 
     def drop(self, sandbox_id: str | None = None) -> None:
         """Close the idle connections to one sandbox, or all."""
         for key in [key for key in self._idle if sandbox_id in (None, key.sandbox_id)]:
             for upstream in self._idle.pop(key):
+                self._count[key.sandbox_id] -= 1
                 upstream.abort()

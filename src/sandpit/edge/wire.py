@@ -19,6 +19,12 @@ _LOOSE_END = re.compile(rb"\r?\n\r?\n")
 # Bare CR or LF, a folded line, NUL: each is read differently by different servers, which is what smuggling lives on.
 _AMBIGUOUS = re.compile(rb"\r(?!\n)|(?<!\r)\n|\n[ \t]|\0")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
+# RFC 9112, 4; codes from 100 to 599 (RFC 9110, 15). Many servers leave out the space before an empty reason.
+_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?\r?\n")
+_AMBIGUOUS_ANSWER = re.compile(rb"\r(?!\n)|\n[ \t]|\0")
+_MAX_FIELDS = 500
+"""Of one head: each costs some microseconds."""
+_CACHED_BYTES = 128
 _ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"e2b-sandbox-id", b"e2b-sandbox-port",
                    b"e2b-traffic-access-token"})  # fmt: skip
 
@@ -116,8 +122,16 @@ def find_head_end(buffer: bytes | bytearray, start: int, limit: int, *, loose: b
     return end
 
 
-@lru_cache(maxsize=256)
 def _options(value: bytes) -> frozenset[bytes]:
+    return _short_options(value) if len(value) <= _CACHED_BYTES else _split(value)
+
+
+@lru_cache(maxsize=256)
+def _short_options(value: bytes) -> frozenset[bytes]:
+    return _split(value)
+
+
+def _split(value: bytes) -> frozenset[bytes]:
     return frozenset(option.strip().lower() for option in value.split(b",") if option.strip())
 
 
@@ -147,6 +161,8 @@ def _check_framing(fields: dict[bytes, bytes], *, http11: bool) -> None:
 
 
 def _feed(parser: httptools.HttpRequestParser | httptools.HttpResponseParser, sink: _Sink, head: bytes) -> None:
+    if head.count(b"\n") > _MAX_FIELDS:
+        raise WireError(f"Request header fields are more than {_MAX_FIELDS}", 431)
     try:
         parser.feed_data(head)
     except httptools.HttpParserUpgrade:
@@ -179,7 +195,16 @@ def parse_request(head: bytes) -> Request:
 
 
 def parse_response(head: bytes) -> Response:
-    """The response whose complete head is `head`. Raises WireError when its length cannot be told for certain."""
+    """The response whose complete head is `head`.
+
+    Lines may end in a bare line feed, as in find_head_end. Raises WireError for anything else that is doubtful: an impossible
+    status line, or a body whose length cannot be told for certain.
+    """
+    line = _STATUS.match(head)
+    if line is None:
+        raise WireError("impossible status line")
+    if _AMBIGUOUS_ANSWER.search(head):
+        raise WireError("control characters or folded lines in the head")
     sink = _Sink()
     parser = httptools.HttpResponseParser(sink)
     parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True)
@@ -187,4 +212,4 @@ def parse_response(head: bytes) -> Response:
     fields, hops = _index(sink.headers)
     http11 = parser.get_http_version() == "1.1"
     _check_framing(fields, http11=http11)
-    return Response(http11, sink.headers, fields, hops, parser.get_status_code(), sink.text)
+    return Response(http11, sink.headers, fields, hops, int(line[1]), sink.text)

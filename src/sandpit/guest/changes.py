@@ -6,6 +6,7 @@ what lower layers have in it holds `.wh..wh..opq`. Files are told apart by inode
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tarfile
@@ -27,6 +28,10 @@ _SUDO = "usr/bin/sudo"
 _REAL_SUDO = "usr/libexec/sandpit/sudo"
 """Where the agent keeps the image's sudo while its shim is in place (sandpit.guest.agent.sudo_shim)."""
 _COPY = 1 << 20
+_DEEPEST = 300
+"""Directories in each other; deeper ones cannot be named by their paths for long (PATH_MAX)."""
+_ENTRY_BYTES = 300
+"""What a name costs in memory, beside its characters."""
 
 
 @dataclass(slots=True)
@@ -46,11 +51,13 @@ class Changes:
     root: Path
     shimmed: bool = False
     """Whether this runs inside, where the agent may have put its shim in place of sudo. The host must not follow paths of a sandbox."""
+    most_bytes: int = 1 << 40
+    """Memory that all names together may take: the host does not let a sandbox decide that."""
     _last: dict[str, Seen] = field(default_factory=dict)
 
     def look(self) -> None:
-        """Take what is there now as known: what a sandbox writes when it starts is in no layer."""
-        self._last = {name: _seen(status) for name, _, status in _walk(self.root, "")}
+        """Take what is there now as known: what a sandbox writes when it starts is in no layer. Raises: OSError."""
+        self._last = {name: _seen(status) for name, _, status in self._walk(self.root, "", [self.most_bytes])}
 
     def write(self, stream: IO[bytes]) -> int:
         """Write what has changed since the last look, which this is the next one of; returns the number of entries. Raises: OSError."""
@@ -58,7 +65,7 @@ class Changes:
         links: dict[tuple[int, int], str] = {}
         count = 0
         with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_COPY) as tar:
-            for name, path, status in _walk(self.root, ""):
+            for name, path, status in self._walk(self.root, "", [self.most_bytes]):
                 seen = now[name] = _seen(status)
                 if before.get(name) != seen:
                     self._add(tar, name, path, status, before.get(name), links)
@@ -68,6 +75,29 @@ class Changes:
                 count += 1
         self._last = now
         return count
+
+    def _walk(self, directory: Path, prefix: str, left: list[int]) -> Iterator[tuple[str, Path, os.stat_result]]:
+        """Parents before their children; `left` is how many bytes of memory are left for names. Raises: OSError."""
+        if prefix.count("/") > _DEEPEST:
+            raise OSError(errno.ENAMETOOLONG, f"more than {_DEEPEST} directories are in each other")
+        entries = []
+        with os.scandir(directory) as found:
+            for entry in found:
+                left[0] -= len(prefix) + len(entry.name) + _ENTRY_BYTES
+                if left[0] < 0:
+                    raise OSError(errno.EFBIG, f"the names of all files take more than {self.most_bytes >> 20} MiB")
+                entries.append(entry)
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            name, path = prefix + entry.name, directory / entry.name
+            if name in _EXCLUDED or entry.name.startswith(WHITEOUT):
+                continue
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            yield name, path, status
+            if stat.S_ISDIR(status.st_mode):
+                yield from self._walk(path, f"{name}/", left)
 
     def _add(
         self,
@@ -95,21 +125,6 @@ class Changes:
             info = tarfile.TarInfo(_SUDO)
             info.mode, info.size = 0o4755, os.fstat(file.fileno()).st_size
             tar.addfile(info, file)
-
-
-def _walk(directory: Path, prefix: str) -> Iterator[tuple[str, Path, os.stat_result]]:
-    """Parents before their children."""
-    for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
-        name, path = prefix + entry.name, directory / entry.name
-        if name in _EXCLUDED or entry.name.startswith(WHITEOUT):
-            continue
-        try:
-            status = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            continue
-        yield name, path, status
-        if stat.S_ISDIR(status.st_mode):
-            yield from _walk(path, f"{name}/")
 
 
 def _seen(status: os.stat_result) -> Seen:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from sandpit.node.config import NodeConfig
@@ -47,20 +47,33 @@ class Admission:
         """How long starts took lately."""
 
     @asynccontextmanager
-    async def turn(self, image: Image, tenant: str) -> AsyncIterator[None]:
-        """Hold a place among those starting. Raises: CapacityExhausted when there is no room, or too many wait."""
+    async def turn(self, image: Image, tenant: str) -> AsyncIterator[Callable[[], None]]:
+        """Hold a place among those starting, at most until what this gives is called.
+
+        A place is for the work of this machine: nobody may hold one while a tenant's code decides how long that takes.
+        Raises: CapacityExhausted when there is no room, or too many wait.
+        """
         self._check_line()
         async with AsyncExitStack() as stack:
-            await self._enter(stack, tenant)
+            release = await self._enter(stack, tenant)
             await self._room(image)
-            began = time.monotonic()
-            yield
-            self._start_seconds += _SMOOTHING * (time.monotonic() - began - self._start_seconds)
+            began, own = time.monotonic(), False
 
-    async def _enter(self, stack: AsyncExitStack, tenant: str) -> None:
+            def begun() -> None:
+                """What is measured is the work of this machine, too."""
+                nonlocal own
+                if not own:
+                    own = True
+                    self._start_seconds += _SMOOTHING * (time.monotonic() - began - self._start_seconds)
+                release()
+
+            yield begun
+            begun()
+
+    async def _enter(self, stack: AsyncExitStack, tenant: str) -> Callable[[], None]:
         try:
             async with asyncio.timeout(self._config.create_seconds):
-                await stack.enter_async_context(self._turns.turn(tenant))
+                return await stack.enter_async_context(self._turns.turn(tenant))
         except TimeoutError:
             raise CapacityExhausted(
                 f"no turn to start within {self._config.create_seconds:g} s: {self._turns.waiting} sandboxes wait on this node"

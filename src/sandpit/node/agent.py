@@ -1,43 +1,55 @@
-"""The node's side of the agent: is it up, who is it, run this."""
+"""The node's side of the agent: is it up, who is it, run this.
+
+Every call has a limit in bytes and in total time (`guesthttp`): who answers may be code in the sandbox.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import json
-import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
-import httpx
+from sandpit.node.control_secret import ControlSecret
+from sandpit.node.guesthttp import CONNECT_SECONDS, AgentUnavailable, Answer, GuestHttp
+from sandpit.node.guestmessages import CommandRefused, events, exit_code, expect
+from sandpit.node.guestmessages import output as printed
 
-from sandpit.node.contract import NodeError
+__all__ = ["PORT", "Agent", "AgentUnavailable", "CommandRefused", "Identity"]
 
 PORT = 49983
+_CALL_SECONDS = 30.0
+_CALL_BYTES = 16 << 10
+"""Of answers that are a status, and a reason if it is a bad one."""
+_HEALTH_SECONDS = 10.0
+_HEALTH_CONNECT_SECONDS = 1.0
 _DISK_CHUNK = 4 << 20
+_DISK_SECONDS = 600.0
+"""To send all that a sandbox has written."""
+_UPLOAD_SECONDS = 1800.0
 _JOURNAL_BYTES = 1 << 20
+_JOURNAL_SECONDS = 3600.0
+"""Nothing may happen for long; then it is asked again."""
 _LOOK_SECONDS = 120.0
 """To walk through all that a sandbox has written."""
+_RUN_SECONDS = 600.0
+_KEPT_BYTES = 1 << 20
+"""Of a command's output: its end."""
+_STREAM_BYTES = 8 << 30
 _KEEPALIVE_SECONDS = 10
-_NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""Agents speak plain HTTP. By default every client loads all CA certificates, which stops the event loop for 20 ms."""
+
+Claim = Callable[[int], None]
+"""Asked for room on the disk, in bytes; raises when there is none."""
 
 
-class AgentUnavailable(NodeError):
-    """The agent of a sandbox does not answer as it should."""
-
-
-class CommandRefused(AgentUnavailable):
-    """The agent does not start a command; it answers."""
-
-    def __init__(self, message: str, error: Mapping[str, str]) -> None:
-        """`error` is Connect's: `code` and `message`."""
-        super().__init__(message)
-        self.reason = f"{error.get('code', 'unknown')}: {error.get('message', '')}"
+def _take_it(_size: int) -> None:
+    """Room without asking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +81,35 @@ class Identity:
 class Agent:
     """The agent at one address. Owns its connections: close it."""
 
-    def __init__(self, address: str) -> None:
-        """Name the agent; nothing is sent."""
-        self._url = f"http://{address}:{PORT}"
-        self._http = self._client()
-
-    def _client(self) -> httpx.AsyncClient:
-        timeout = httpx.Timeout(30, connect=1)
-        return httpx.AsyncClient(base_url=self._url, timeout=timeout, trust_env=False, verify=_NO_CERTIFICATES)
+    def __init__(self, address: str, secret: ControlSecret) -> None:
+        """Name the agent, and what it knows us by; nothing is sent."""
+        self.secret = secret
+        self._http = GuestHttp(address, PORT)
 
     async def hang_up(self) -> None:
         """Close the connections; the next call makes new ones."""
-        before, self._http = self._http, self._client()
-        await before.aclose()
+        self._http.hang_up()
 
     async def close(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
+        """Close the connections; later calls fail."""
+        self._http.close()
+
+    def _call(
+        self,
+        method: str,
+        target: str,
+        *,
+        seconds: float,
+        limit: int,
+        connect: float = CONNECT_SECONDS,
+        headers: Mapping[str, str] | None = None,
+        content: bytes | AsyncIterator[bytes] = b"",
+    ) -> AbstractAsyncContextManager[Answer]:
+        """Every call goes through here. See GuestHttp.call; control calls carry what the agent knows us by."""
+        proved = {**(headers or {}), **self.secret.headers(target.partition("?")[0])}
+        return self._http.call(
+            method, target, seconds=seconds, limit=limit, connect=connect, headers=proved, content=content
+        )
 
     async def wait_healthy(self, timeout: float) -> None:
         """Return as soon as the agent answers. Raises: AgentUnavailable after `timeout` seconds."""
@@ -93,46 +117,46 @@ class Agent:
         try:
             async with asyncio.timeout(timeout):
                 while True:
-                    try:
-                        answer = await self._http.get("/health")
-                        if answer.is_success:
-                            return
-                    except httpx.HTTPError:
-                        pass
+                    if await self._healthy():
+                        return
                     await asyncio.sleep(pause)
                     pause = min(pause * 1.5, 0.05)
         except TimeoutError:
             raise AgentUnavailable(f"the sandbox's agent did not answer within {timeout:g} s of its start") from None
 
-    async def claim(self, identity: Identity) -> None:
-        """Tell the agent who it is. Raises: AgentUnavailable."""
+    async def _healthy(self) -> bool:
         try:
-            answer = await self._http.post("/init", json=identity.body())
-        except httpx.HTTPError as error:
-            raise AgentUnavailable(f"the sandbox's agent did not take its identity: {error!r}") from error
-        if answer.status_code != 204:
-            raise AgentUnavailable(
-                f"the sandbox's agent refused its identity: {answer.status_code} {answer.text[:500]}"
-            )
+            async with self._call(
+                "GET", "/health", seconds=_HEALTH_SECONDS, limit=_CALL_BYTES, connect=_HEALTH_CONNECT_SECONDS
+            ) as answer:
+                return answer.status < 300
+        except AgentUnavailable:
+            return False
+
+    async def claim(self, identity: Identity) -> None:
+        """Give the agent an identity, and a new secret to know us by. Raises: AgentUnavailable."""
+        body = {**identity.body(), "controlKeys": self.secret.offer()}
+        await self._tell("/init", _CALL_SECONDS, json.dumps(body).encode())
+        self.secret.accepted()
 
     async def upload(self, path: str, content: bytes | AsyncIterator[bytes]) -> None:
         """Write a file as root. Raises: AgentUnavailable, and what reading `content` raises."""
+        target = f"/files?{urlencode({'path': path, 'username': 'root'})}"
         headers = {"Content-Type": "application/octet-stream"}
-        try:
-            answer = await self._http.post(
-                "/files", params={"path": path, "username": "root"}, content=content, headers=headers
-            )
-        except httpx.HTTPError as error:
-            raise AgentUnavailable(f"the sandbox's agent did not take {path}: {error!r}") from error
-        if answer.status_code != 200:
-            raise AgentUnavailable(f"the sandbox's agent refused {path}: {answer.status_code} {answer.text[:500]}")
+        async with self._call(
+            "POST", target, seconds=_UPLOAD_SECONDS, limit=_CALL_BYTES, headers=headers, content=content
+        ) as answer:
+            reason = await answer.read()
+            if answer.status != 200:
+                raise AgentUnavailable(f"the sandbox's agent refused {path}: {answer.status} {_shown(reason)}")
 
-    async def save_disk(self, target: Path, *, stop_processes: bool, limit: int) -> None:
+    async def save_disk(self, target: Path, *, stop_processes: bool, limit: int, claim: Claim = _take_it) -> None:
         """Write all that the sandbox has written into a file, with its processes stopped if wanted (see `unfreeze`).
 
-        The sandbox is not believed about the size: beyond `limit` bytes it fails. Raises: AgentUnavailable, OSError.
+        The sandbox is not believed about the size: beyond `limit` bytes it fails. `claim` is asked before so many bytes more are written.
+        Raises: AgentUnavailable, OSError, and what `claim` raises.
         """
-        await self._save("/disk", {"stop": "1"} if stop_processes else {}, target, limit)
+        await self._save("/disk?stop=1" if stop_processes else "/disk", target, limit, claim)
 
     async def look(self) -> None:
         """Have the next `save_changes` give what is written from now on. Raises: AgentUnavailable."""
@@ -142,40 +166,32 @@ class Agent:
         """End all that runs in the sandbox beside the agent. Raises: AgentUnavailable."""
         await self._tell("/changes?settle=1", _LOOK_SECONDS)
 
-    async def save_changes(self, target: Path, *, limit: int) -> None:
-        """Write what the sandbox has written since the last time into a file, as a layer. Raises: AgentUnavailable, OSError."""
-        await self._save("/changes", {}, target, limit)
+    async def save_changes(self, target: Path, *, limit: int, claim: Claim = _take_it) -> None:
+        """Write what the sandbox has written since the last time into a file, as a layer. Raises: as `save_disk`."""
+        await self._save("/changes", target, limit, claim)
 
-    async def _save(self, path: str, params: Mapping[str, str], target: Path, limit: int) -> None:
-        size = 0
-        try:
-            async with self._http.stream("GET", path, params=params, timeout=_LOOK_SECONDS) as answer:
-                if answer.status_code != 200:
-                    raise AgentUnavailable(f"the agent did not give its disk: {answer.status_code}")
-                with target.open("xb", buffering=0) as file:
-                    async for chunk in answer.aiter_raw(_DISK_CHUNK):
-                        size += len(chunk)
-                        if size > limit:
-                            raise AgentUnavailable(f"the agent gives more than the {limit} bytes its disk can hold")
-                        await asyncio.to_thread(file.write, chunk)
-        except httpx.HTTPError as error:
-            raise AgentUnavailable(f"lost the agent while reading its disk: {error!r}") from error
+    async def _save(self, path: str, target: Path, limit: int, claim: Claim) -> None:
+        async with self._call("GET", path, seconds=_DISK_SECONDS, limit=limit) as answer:
+            if answer.status != 200:
+                raise AgentUnavailable(f"the agent did not give its disk: {answer.status}")
+            with target.open("xb", buffering=0) as file:
+                waiting = bytearray()
+                async for piece in answer.pieces(_LOOK_SECONDS):
+                    waiting += piece
+                    if len(waiting) >= _DISK_CHUNK:
+                        claim(len(waiting))
+                        await asyncio.to_thread(file.write, bytes(waiting))
+                        waiting.clear()
+                claim(len(waiting))
+                await asyncio.to_thread(file.write, bytes(waiting))
 
     async def journal(self, after: int, *, wait: bool) -> bytes:
         """The events after a position, as JSON; with `wait` as soon as there are any. Raises: AgentUnavailable."""
-        params = {"after": str(after), "wait": "1" if wait else "0"}
-        body = bytearray()
-        try:
-            async with self._http.stream("GET", "/journal", params=params, timeout=_journal_timeout(wait)) as answer:
-                if answer.status_code != 200:
-                    raise AgentUnavailable(f"the agent did not give its journal: {answer.status_code}")
-                async for chunk in answer.aiter_raw():
-                    body += chunk
-                    if len(body) > _JOURNAL_BYTES:
-                        raise AgentUnavailable(f"the agent's journal is larger than {_JOURNAL_BYTES} bytes")
-        except httpx.HTTPError as error:
-            raise AgentUnavailable(f"lost the agent while reading its journal: {error!r}") from error
-        return bytes(body)
+        target, seconds = f"/journal?after={after}&wait={int(wait)}", _JOURNAL_SECONDS if wait else _CALL_SECONDS
+        async with self._call("GET", target, seconds=seconds, limit=_JOURNAL_BYTES) as answer:
+            if answer.status != 200:
+                raise AgentUnavailable(f"the agent did not give its journal: {answer.status}")
+            return await answer.read()
 
     async def freeze(self, timeout: float) -> None:
         """Tell the sandbox that its connections are about to be cut for a snapshot. Raises: AgentUnavailable."""
@@ -185,32 +201,44 @@ class Agent:
         """Tell it that it goes on, with processes that `save_disk` has stopped; nothing if it was not frozen. Raises: AgentUnavailable."""
         await self._tell("/unfreeze", timeout)
 
-    async def _tell(self, path: str, timeout: float) -> None:
-        try:
-            answer = await self._http.post(path, timeout=timeout)
-        except httpx.HTTPError as error:
-            raise AgentUnavailable(f"the sandbox's agent did not answer {path}: {error!r}") from error
-        if answer.status_code != 204:
-            raise AgentUnavailable(f"the sandbox's agent refused {path}: {answer.status_code}")
+    async def _tell(self, target: str, seconds: float, content: bytes = b"") -> None:
+        status, reason = await self._post(target, seconds, content)
+        if status == 404 and self.secret.swap():
+            status, reason = await self._post(target, seconds, content)
+        if status != 204:
+            raise AgentUnavailable(f"the sandbox's agent refused {target}: {status} {_shown(reason)}")
+        self.secret.confirmed()
 
-    async def start(self, command: str, *, user: str, tag: str | None = None) -> int:
+    async def _post(self, target: str, seconds: float, content: bytes) -> tuple[int, bytes]:
+        """The status of a call, and the reason if that is a bad one. Raises: AgentUnavailable."""
+        headers = {"Content-Type": "application/json"} if content else {}
+        async with self._call(
+            "POST", target, seconds=seconds, limit=_CALL_BYTES, headers=headers, content=content
+        ) as answer:
+            return answer.status, b"" if answer.status == 204 else await answer.read()
+
+    async def start(self, command: str, *, user: str, tag: str | None = None, seconds: float = _CALL_SECONDS) -> int:
         """Start a shell command that goes on after this call; returns its pid. Raises: AgentUnavailable."""
-        async with self._events(command, user, tag) as events:
-            async for event in events:
+        async with self._events(command, user, seconds, tag) as found:
+            async for event in found:
                 if "start" in event:
-                    return int(event["start"]["pid"])
+                    return expect(expect(event["start"], dict).get("pid"), int)
         raise AgentUnavailable(f"{command!r} did not start")
 
-    async def run(self, command: str | Sequence[str], *, user: str) -> tuple[int, str]:
-        """Run a shell command, or a program with its arguments, to its end; returns exit code and output. Raises: AgentUnavailable."""
-        output = bytearray()
-        async with self._events(command, user, None) as events:
-            async for event in events:
-                for stream in event.get("data", {}).values():
-                    output += base64.b64decode(stream)
-                if "end" in event:
-                    return int(event["end"].get("exitCode", 0)), output.decode(errors="replace")
-        raise AgentUnavailable(f"{command!r} ended without a status")
+    async def run(self, command: str | Sequence[str], *, user: str, seconds: float = _RUN_SECONDS) -> tuple[int, str]:
+        """Run a shell command, or a program with its arguments, to its end; returns exit code and output, of that the last MiB.
+
+        After `seconds` it is left alone, running. Raises: AgentUnavailable.
+        """
+        kept = bytearray()
+
+        def take(_name: str, chunk: bytes) -> None:
+            kept.extend(chunk)
+            if len(kept) > 2 * _KEPT_BYTES:
+                del kept[:-_KEPT_BYTES]
+
+        code = await self.follow(command, user=user, output=take, seconds=seconds)
+        return code, kept[-_KEPT_BYTES:].decode(errors="replace")
 
     async def follow(
         self,
@@ -218,23 +246,21 @@ class Agent:
         *,
         user: str,
         output: Callable[[str, bytes], None],
+        seconds: float,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         tag: str | None = None,
-        started: Callable[[], None] | None = None,
     ) -> int:
         """Run a program to its end, giving what it prints to `output` ("stdout" or "stderr") as it comes; returns its exit code.
 
-        Going away leaves it running. Raises: AgentUnavailable.
+        Going away, after `seconds` at the latest, leaves it running. Raises: AgentUnavailable.
         """
-        async with self._events(command, user, tag, env, cwd) as events:
-            async for event in events:
-                if "start" in event and started is not None:
-                    started()
-                for name, chunk in event.get("data", {}).items():
-                    output(name, base64.b64decode(chunk))
-                if "end" in event:
-                    return int(event["end"].get("exitCode", 0))
+        async with self._events(command, user, seconds, tag, env, cwd) as found:
+            async for event in found:
+                for name, chunk in printed(event):
+                    output(name, chunk)
+                if (code := exit_code(event)) is not None:
+                    return code
         raise AgentUnavailable(f"{command!r} ended without a status")
 
     @asynccontextmanager
@@ -242,6 +268,7 @@ class Agent:
         self,
         command: str | Sequence[str],
         user: str,
+        seconds: float,
         tag: str | None,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
@@ -262,34 +289,14 @@ class Agent:
             "Authorization": "Basic " + base64.b64encode(f"{user}:".encode()).decode(),
         }
         body = struct.pack(">BI", 0, len(payload)) + payload
-        try:
-            async with self._http.stream("POST", "/process.Process/Start", content=body, headers=headers) as answer:
-                if answer.status_code != 200:
-                    text = (await answer.aread()).decode(errors="replace")
-                    raise AgentUnavailable(f"the agent refused {command!r}: {answer.status_code} {text[:500]}")
-                yield _messages(answer, command)
-        except httpx.HTTPError as error:
-            raise AgentUnavailable(f"lost the agent while running {command!r}: {error!r}") from error
+        async with self._call(
+            "POST", "/process.Process/Start", seconds=seconds, limit=_STREAM_BYTES, headers=headers, content=body
+        ) as answer:
+            if answer.status != 200:
+                raise AgentUnavailable(f"the agent refused {command!r}: {answer.status}")
+            async with aclosing(events(answer, repr(command))) as found:
+                yield found
 
 
-def _journal_timeout(wait: bool) -> httpx.Timeout:
-    """Nothing may happen for days."""
-    return httpx.Timeout(30, connect=5, read=None if wait else 30)
-
-
-async def _messages(answer: httpx.Response, command: str | Sequence[str]) -> AsyncIterator[dict[str, Any]]:
-    """Split a Connect stream into its events. Raises: AgentUnavailable for an error end."""
-    buffer = bytearray()
-    async for chunk in answer.aiter_raw():
-        buffer += chunk
-        while len(buffer) >= 5:
-            flags, length = struct.unpack_from(">BI", buffer)
-            if len(buffer) < 5 + length:
-                break
-            message = json.loads(buffer[5 : 5 + length])
-            del buffer[: 5 + length]
-            if flags & 2:
-                if "error" in message:
-                    raise CommandRefused(f"{command!r}: {message['error']}", message["error"])
-                return
-            yield message["event"]
+def _shown(reason: bytes) -> str:
+    return reason[:500].decode(errors="replace")

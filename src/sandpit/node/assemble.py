@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
+from sandpit import programs
 from sandpit.build.builder import Builder
 from sandpit.build.closure import build_closure
 from sandpit.node.config import NodeConfig
 from sandpit.node.contract import NodeError
 from sandpit.node.local import LocalNode
+from sandpit.node.runtime import holes
 from sandpit.node.runtime.base import Runtime
 from sandpit.node.runtime.crun import Crun
 from sandpit.node.runtime.gvisor import Gvisor
 from sandpit.node.trust import Trust, of_host
 from sandpit.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 def node_config(settings: Settings) -> NodeConfig:
@@ -38,7 +43,10 @@ def node_config(settings: Settings) -> NodeConfig:
         full_seconds=settings.machine.full_seconds,
         create_seconds=settings.machine.create_seconds,
         create_queue=settings.machine.create_queue,
+        disk_reserve_mb=settings.disk_reserve_mb,
         allow_ranges=settings.allow_ranges,
+        sandbox_flows=settings.sandbox_flows,
+        name_servers=tuple(str(address) for address in settings.name_servers),
         builds_at_once=settings.build.at_once,
         build_seconds=settings.build.max_seconds,
         layer_cache_hours=settings.build.cache_hours,
@@ -64,6 +72,7 @@ def runtimes(config: NodeConfig) -> dict[str, Runtime]:
     if (runsc := find_runsc(config.data_dir)) is not None:
         gvisor = Gvisor(runsc, config.run_dir / "runsc", config.data_dir / "releases/gvisor")
         gvisor.prepare()
+        _warn(runsc)
         found[gvisor.name] = gvisor
     if (crun := shutil.which("crun")) is not None:
         driver = Crun(Path(crun), config.run_dir / "crun")
@@ -72,6 +81,13 @@ def runtimes(config: NodeConfig) -> dict[str, Runtime]:
     if not found:
         raise NodeError("neither runsc nor crun is installed: run ./quickstart, or see `sandpit doctor`")
     return found
+
+
+def _warn(runsc: Path) -> None:
+    """Name the known holes of a gVisor release in the log."""
+    version = programs.call(str(runsc), "--version", timeout=15).stdout.partition("\n")[0]
+    if (words := holes.describe(version)) is not None:
+        log.warning("gVisor, %s: %s. To get a current one: %s", version or runsc, words, holes.CURRENT)
 
 
 def local_node(settings: Settings) -> LocalNode:

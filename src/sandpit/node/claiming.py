@@ -15,7 +15,8 @@ async def claim(
     """Make a sandbox that belongs to nobody the one that was asked for.
 
     Rules first, then the record, then the guest: no owner's code runs under rules of somebody else, or in a sandbox that the
-    next server would not know. Raises: AgentUnavailable, NodeError, OSError; the sandbox must be discarded then.
+    next server would not know. The record has the agent's new secret and the old one, so that the next server gets in,
+    whichever counts. Raises: AgentUnavailable, NodeError, OSError; the sandbox must be discarded then.
     """
     image = sandbox.image
     if spec.network != sandbox.policy:
@@ -26,6 +27,7 @@ async def claim(
         spec.sandbox_id, spec.template_id, spec.access_token, env, image.user, image.workdir, spec.resumed
     )
     sandbox.sandbox_id = spec.sandbox_id
+    sandbox.agent.secret.offer()
     launcher.wake(sandbox)
     sandbox.record().write(sandbox.directory)
     await launcher.runtime_named(sandbox.runtime).name_host(sandbox.process, spec.sandbox_id)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sandpit.node import mounts
 from sandpit.node.contract import NodeError
+from sandpit.private import private
 
 
 class Closures:
@@ -35,6 +36,7 @@ class Closures:
             raise NodeError(f"guest closure {name} is not on this node")
         target = self._mount_dir / name
         if not mounts.is_mount(target):
-            target.mkdir(parents=True, exist_ok=True, mode=0o711)
-            mounts.bind_read_only(self._store / name, target)
+            private(self._mount_dir)
+            target.mkdir(exist_ok=True, mode=0o700)
+            mounts.bind(self._store / name, target)
         return target

@@ -1,16 +1,20 @@
-"""Running the host's tools: one place for subprocesses, their time limits and their errors."""
+"""Running the host's tools: their time limits and their errors."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from sandpit import programs
 from sandpit.node.contract import NodeError
 
 _CHUNK = 1 << 20
 _MOST_COMPLAINTS = 64 << 10
+_MOST_OUTPUT = 16 << 20
+"""Of a tool whose output is read as a whole: some of them repeat what registries and guests say."""
 
 
 class CommandFailed(NodeError):
@@ -29,7 +33,7 @@ def tied(script: str, *arguments: str, propagation: str = "private") -> list[str
 
     A runtime's command that goes on without us would bring a container to life that the next server has tidied up already.
     """
-    guard = f'[ "$PPID" = {os.getpid()} ] || exit 1; '  # we died before the kernel was told to tell
+    guard = f'[ "$PPID" = {os.getpid()} ] || exit 1; unset PWD; '  # we died before the kernel was told to tell
     unshare = ("unshare", "--mount", "--propagation", propagation)
     return ["setpriv", "--pdeathsig", "KILL", *unshare, "sh", "-c", guard + script, "sh", *arguments]
 
@@ -37,9 +41,9 @@ def tied(script: str, *arguments: str, propagation: str = "private") -> list[str
 async def run(*command: str, stdin: str | None = None, timeout: float = 30.0) -> str:
     """Run a host tool to its end and return its standard output.
 
-    Raises: CommandFailed when it exits non-zero or takes longer than `timeout` seconds (it is then killed).
+    Raises: CommandFailed when it exits non-zero, prints more than 16 MiB or takes longer than `timeout` seconds (it is then killed).
     """
-    process = await asyncio.create_subprocess_exec(
+    process = await programs.start(
         *command,
         stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -47,9 +51,11 @@ async def run(*command: str, stdin: str | None = None, timeout: float = 30.0) ->
     )
     try:
         async with asyncio.timeout(timeout):
-            out, err = await process.communicate(stdin.encode() if stdin is not None else None)
+            out, err = await _talk(process, stdin)
     except TimeoutError:
         raise CommandFailed(command, None, "") from None
+    except _TooMuch:
+        raise CommandFailed(command, None, f"it printed more than {_MOST_OUTPUT >> 20} MiB") from None
     finally:
         if process.returncode is None:
             process.kill()
@@ -59,15 +65,43 @@ async def run(*command: str, stdin: str | None = None, timeout: float = 30.0) ->
     return out.decode(errors="replace")
 
 
+class _TooMuch(Exception):
+    """A tool prints more than is read."""
+
+
+async def _talk(process: asyncio.subprocess.Process, stdin: str | None) -> tuple[bytes, bytes]:
+    """Give a process its input, and return its output and complaints when it has ended. Raises: _TooMuch."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    given = _give(process.stdin, stdin or "")
+    out, err, _, _ = await asyncio.gather(_read(process.stdout), _read(process.stderr), given, process.wait())
+    return out, err
+
+
+async def _give(stream: asyncio.StreamWriter | None, text: str) -> None:
+    if stream is not None:
+        stream.write(text.encode())
+        with contextlib.suppress(OSError):  # it need not read all of it
+            await stream.drain()
+        stream.close()
+
+
+async def _read(stream: asyncio.StreamReader) -> bytes:
+    found = bytearray()
+    while chunk := await stream.read(_CHUNK):
+        found += chunk
+        if len(found) > _MOST_OUTPUT:
+            raise _TooMuch
+    return bytes(found)
+
+
 async def save(*command: str, target: Path, limit: int, timeout: float) -> None:
     """Run a tool to its end, with standard output to a new file.
 
     Raises: CommandFailed when it exits non-zero, prints more than `limit` bytes or takes longer than `timeout` seconds (it is killed
     then); OSError.
     """
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
+    process = await programs.start(*command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     assert process.stderr is not None
     complaints = asyncio.ensure_future(process.stderr.read(_MOST_COMPLAINTS))

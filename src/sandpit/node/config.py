@@ -54,8 +54,14 @@ class NodeConfig:
     """How long a create from a template may take altogether."""
     create_queue: int = 256
     """Creates that may wait for their turn; more are refused at once."""
+    disk_reserve_mb: int | None = None
+    """Disk, in MiB, that is kept free; None: a twentieth of the file system, at most 2 GiB (sandpit.diskspace)."""
     allow_ranges: tuple[IPv4Network, ...] = ()
     """Private ranges that the operator opens to all sandboxes."""
+    sandbox_flows: int = 2048
+    """Connections (and what UDP and ICMP have of that kind) that one sandbox may have open to the world."""
+    name_servers: tuple[str, ...] = ()
+    """Addresses of the name servers that resolve for sandboxes; none: those of the host."""
 
     builds_at_once: int = 2
     """Template builds that run at the same time."""
@@ -121,6 +127,11 @@ class NodeConfig:
     def sandbox_snapshots_dir(self) -> Path:
         """Snapshots of sandboxes that tenants used: paused ones, and those kept under a name."""
         return self.data_dir / "sandbox-snapshots"
+
+    def written_dirs(self) -> list[Path]:
+        """Where builds and templates are written to: each may be a file system of its own."""
+        found = (self.data_dir, self.build_dir, self.layers_dir, self.roots_dir, self.snapshots_dir, self.sandboxes_dir)
+        return [path for path in found if path.exists()]
 
     @property
     def veth_prefix(self) -> str:

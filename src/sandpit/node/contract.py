@@ -5,6 +5,7 @@ Nothing above this seam may assume that a sandbox is on this machine: every call
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -50,6 +51,8 @@ class RunningSandbox:
     address: str
     """IPv4 address at which the edge reaches the sandbox's ports from this machine."""
     started_warm: bool = False
+    relay_secret: str = field(default="", repr=False)
+    """By which the sandbox's relay knows the edge; empty for a sandbox from before there were secrets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,16 @@ class UnknownSnapshot(NodeError):
 
 class SnapshotDamaged(NodeError):
     """The snapshot's files are not what was written: it is refused."""
+
+
+class DiskFull(NodeError):
+    """The node's disk would get fuller than its reserve allows, or is full. Nothing was changed."""
+
+
+def unwritable(message: str, error: OSError) -> NodeError:
+    """What to raise for an error of the file system: a full disk is told apart, since it may pass."""
+    kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else NodeError
+    return kind(f"{message}: {error}")
 
 
 class AgentUnresponsive(NodeError):

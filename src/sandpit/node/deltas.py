@@ -6,16 +6,17 @@ built on, its sandboxes start from that one's root, and unpack the difference on
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import secrets
 import stat
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from sandpit.guest.disk import add_entry
+from sandpit.node import partials
 
 OPAQUE = "trusted.overlay.opaque"
 DISK = "disk"
@@ -31,21 +32,19 @@ def delta(layers: Sequence[Path], store: Path) -> Path:
     folder = store / (hashlib.sha256("\n".join(["delta", *keys]).encode()).hexdigest()[:24] + _SUFFIX)
     if folder.exists():
         return folder / DISK
-    partial = store / f"{folder.name}.{secrets.token_hex(4)}.new"
-    partial.mkdir(parents=True, mode=0o711)
-    with (
-        (partial / DISK).open("wb") as stream,
-        tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as tar,
-    ):
-        for name in _HIDDEN:
-            tar.addfile(_whiteout(name))
-        _merge(tar, list(reversed(layers)), "", {})
-    folder.with_suffix(f"{_SUFFIX}.json").write_text(json.dumps(keys))
-    try:
-        partial.rename(folder)
-    except OSError:  # another build has made the same meanwhile
-        (partial / DISK).unlink()
-        partial.rmdir()
+    with partials.making(store, folder.name) as work:
+        partial = work / "delta"
+        partial.mkdir(mode=0o700)
+        with (
+            (partial / DISK).open("wb") as stream,
+            tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as tar,
+        ):
+            for name in _HIDDEN:
+                tar.addfile(_whiteout(name))
+            _merge(tar, list(reversed(layers)), "", {})
+        folder.with_suffix(f"{_SUFFIX}.json").write_text(json.dumps(keys))
+        with contextlib.suppress(OSError):  # ENOTEMPTY: another build has made the same meanwhile
+            partial.rename(folder)
     return folder / DISK
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from sandpit.node.config import NodeConfig
 from sandpit.node.contract import NodeError, TemplateImage, UnknownTemplateBuild
+from sandpit.private import private
 
 T = TypeVar("T")
 _BUILD_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
@@ -54,7 +55,8 @@ class Image:
     def write(self, images_dir: Path) -> None:
         """Store the description atomically; its layers must exist already."""
         target = images_dir / self.build_id / "image.json"
-        target.parent.mkdir(parents=True, exist_ok=True)
+        private(images_dir)
+        target.parent.mkdir(exist_ok=True, mode=0o700)
         temporary = target.with_suffix(".new")
         temporary.write_text(json.dumps(asdict(self), indent=1))
         temporary.rename(target)

@@ -8,14 +8,16 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sandpit.node.agent import Agent
+from sandpit.node.boundedlog import BoundedLog
 from sandpit.node.cgroups import Cgroup
 from sandpit.node.config import NodeConfig
-from sandpit.node.contract import NetworkPolicy, NodeError
+from sandpit.node.contract import NetworkPolicy, NodeError, RunningSandbox
+from sandpit.node.control_secret import ControlSecret
 from sandpit.node.firewall import Firewall
 from sandpit.node.idling import IDLE_SLACK, RUNNING_SLACK
 from sandpit.node.images import Image
@@ -27,6 +29,7 @@ from sandpit.node.slots import Slot, Slots
 log = logging.getLogger(__name__)
 
 _AGENT_START_SECONDS = 60.0
+_BUSY_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class Source:
     """The runtime, and release of it, that the snapshot is bound to; None takes the template's."""
     disk: Path | None = None
     """At a cold boot: what an earlier life has written."""
+    secret: str = field(default="", repr=False)
+    """What the agents in the snapshot know the node by."""
 
 
 @dataclass(slots=True)
@@ -69,6 +74,8 @@ class Sandbox:
     """Whether its timers may be late: nobody has asked it for anything lately, and it does no work of its own."""
     touched: float = 0.0
     """When something last flowed between it and a client, or it worked (monotonic seconds)."""
+    busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a snapshot is taken: what the sandbox holds is given back after that has cleaned up, which its end interrupts."""
     measured: tuple[float, float] | None = None
     """When it was last measured (unix seconds), and the CPU time that it had used by then (seconds)."""
 
@@ -76,6 +83,11 @@ class Sandbox:
     def address(self) -> str:
         """Where the edge finds it."""
         return str(self.slot.outer)
+
+    def running(self, *, warm: bool = False) -> RunningSandbox:
+        """What the control plane needs to know of one that has an owner."""
+        assert self.sandbox_id is not None
+        return RunningSandbox(self.sandbox_id, self.address, warm, self.agent.secret.relay)
 
     def record(self) -> Record:
         """What to keep on disk."""
@@ -89,6 +101,7 @@ class Sandbox:
             self.sandbox_id,
             asdict(self.policy),
             self.closure,
+            self.agent.secret.record(),
         )
 
     def why_it_ended(self) -> str:
@@ -136,20 +149,29 @@ class Launcher:
         """The groups of a container."""
         return Cgroup(f"/{self._config.name}/{container_id}")
 
-    async def launch(self, source: Source, *, answers: bool = True) -> Sandbox:
+    async def launch(
+        self, source: Source, *, answers: bool = True, begun: Callable[[], None] = lambda: None
+    ) -> Sandbox:
         """Start a container whose agent answers, unless it is known not to; it belongs to nobody yet.
 
+        `begun` is called when the container runs: from then on the guest decides how long it takes.
         Raises: NodeError; nothing is left behind then.
         """
+        with contextlib.closing(BoundedLog()) as printed:
+            return await self._launch(source, printed, answers, begun)
+
+    async def _launch(self, source: Source, printed: BoundedLog, answers: bool, begun: Callable[[], None]) -> Sandbox:
         runtime = source.runtime or self.runtime_of(source.image)
         container_id = f"c{secrets.token_hex(8)}"
         directory = self._config.sandboxes_dir / container_id
         slot = await self._slots.take()
         try:
-            directory.mkdir(parents=True, mode=0o711)  # root of a user namespace must be able to pass
+            directory.mkdir(parents=True, mode=0o700)
             Record(container_id, source.image.build_id, runtime.name, slot.number).write(directory)
-            plan = self._plan(source, container_id, directory, slot)
+            secret = ControlSecret.new() if source.snapshot is None else ControlSecret(source.secret)
+            plan = self._plan(source, container_id, directory, slot, printed, secret)
             process = await self._begin(runtime, plan, source.snapshot)
+            begun()
             sandbox = Sandbox(
                 container_id,
                 source.image,
@@ -158,11 +180,11 @@ class Launcher:
                 slot,
                 Cgroup(plan.cgroup),
                 process,
-                Agent(str(slot.outer)),
+                Agent(str(slot.outer), secret),
                 closure=source.closure.name,
             )
             if answers:
-                await self._until_healthy(sandbox)
+                await self._until_healthy(sandbox, printed)
             runtime.set_timer_slack(process, IDLE_SLACK)
             sandbox.record().write(directory)
         except BaseException:
@@ -183,7 +205,7 @@ class Launcher:
         assert isinstance(begun, ProcessId)
         return begun
 
-    async def _until_healthy(self, sandbox: Sandbox) -> None:
+    async def _until_healthy(self, sandbox: Sandbox, printed: BoundedLog) -> None:
         """Wait for the agent, or for the container's death, whichever comes first. Raises: NodeError."""
         healthy = asyncio.ensure_future(sandbox.agent.wait_healthy(_AGENT_START_SECONDS))
         dead = asyncio.ensure_future(sandbox.process.wait())
@@ -191,7 +213,7 @@ class Launcher:
             await asyncio.wait({healthy, dead}, return_when=asyncio.FIRST_COMPLETED)
             if not healthy.done():
                 raise NodeError(
-                    f"the sandbox ended while it started (template {', '.join(sandbox.image.names)}): {_last_words(sandbox)}"
+                    f"the sandbox ended while it started (template {', '.join(sandbox.image.names)}): {printed.last_words()}"
                 )
             await healthy
         except BaseException:
@@ -202,14 +224,24 @@ class Launcher:
             dead.cancel()
             await asyncio.gather(healthy, dead, return_exceptions=True)
 
-    def _plan(self, source: Source, container_id: str, directory: Path, slot: Slot) -> Plan:
+    def _plan(
+        self,
+        source: Source,
+        container_id: str,
+        directory: Path,
+        slot: Slot,
+        printed: BoundedLog,
+        secret: ControlSecret,
+    ) -> Plan:
         image = source.image
         limits = Limits(min(image.cpu_count, self._cpus), image.memory_mb, image.disk_mb, image.pids)
         bundle = directory / "bundle"
-        bundle.mkdir()
+        bundle.mkdir(mode=0o700)
         cgroup = self.cgroup(container_id).path
-        layers, closure = source.layers, source.closure
-        return Plan(container_id, bundle, layers, source.root, closure, slot, limits, cgroup, source.disk)
+        layers, closure, handover = source.layers, source.closure, secret.handover()
+        return Plan(
+            container_id, bundle, layers, source.root, closure, slot, limits, cgroup, printed, source.disk, handover
+        )
 
     async def _abandon(self, container_id: str, directory: Path, slot: Slot, runtime: Runtime) -> None:
         """Undo a start that failed."""
@@ -230,13 +262,22 @@ class Launcher:
 
     async def end(self, sandbox: Sandbox) -> None:
         """Kill a sandbox; returns when its processes are dead. What it held is still held: see `tidy`."""
+        self.kill(sandbox)
+        await sandbox.cgroup.kill_all()
+
+    def kill(self, sandbox: Sandbox) -> None:
+        """Have a sandbox's processes die, without waiting for it."""
         sandbox.ending = True
         sandbox.cgroup.hurry()
         sandbox.process.kill()
-        await sandbox.cgroup.kill_all()
+        with contextlib.suppress(OSError):
+            sandbox.cgroup.kill()
 
     async def tidy(self, sandbox: Sandbox) -> None:
         """Give everything back that a dead sandbox held."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_BUSY_SECONDS), sandbox.busy:
+                pass
         await sandbox.agent.close()
         await self.clean(sandbox.container_id, sandbox.directory, sandbox.slot, sandbox.runtime)
 
@@ -274,11 +315,3 @@ async def _removed(cgroup: Cgroup) -> None:
         else:
             return
     cgroup.remove()
-
-
-def _last_words(sandbox: Sandbox) -> str:
-    """The end of what the runtime and the guest's first process printed."""
-    try:
-        return (sandbox.directory / "runtime.log").read_text(errors="replace").strip()[-2000:] or "(no output)"
-    except OSError:
-        return "(no output)"

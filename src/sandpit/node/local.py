@@ -7,10 +7,11 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 
-from sandpit.node import images, takeover
+from sandpit.diskspace import DiskSpace, Room
+from sandpit.node import images, partials, takeover
 from sandpit.node.admission import Admission
 from sandpit.node.agent import AgentUnavailable
 from sandpit.node.building import MakeBuilder, Parts
@@ -31,6 +32,7 @@ from sandpit.node.contract import (
     SnapshotInfo,
     TemplateImage,
     UnknownSandbox,
+    unwritable,
 )
 from sandpit.node.dns import DnsRelay
 from sandpit.node.firewall import Firewall
@@ -38,19 +40,31 @@ from sandpit.node.idling import Idling
 from sandpit.node.launcher import Launcher, Sandbox
 from sandpit.node.load import Load
 from sandpit.node.meter import measure
-from sandpit.node.names import NameRules
 from sandpit.node.overseer import Overseer
 from sandpit.node.pools import Pools
 from sandpit.node.runtime.base import Runtime
 from sandpit.node.share import Share
 from sandpit.node.slots import Slots
 from sandpit.node.snapshotter import Snapshotter
-from sandpit.node.starting import Starter
+from sandpit.node.starting import START_BYTES, Starter
 from sandpit.node.tails import Tails
 from sandpit.node.tasks import Tasks
 from sandpit.node.templates import Templates
+from sandpit.private import guarded, private
 
 log = logging.getLogger(__name__)
+
+
+_STOP_SECONDS = 8.0
+"""How long each step of a stop may take."""
+
+
+async def _bounded(work: Awaitable[object], what: str) -> None:
+    try:
+        async with asyncio.timeout(_STOP_SECONDS):
+            await work
+    except TimeoutError:
+        log.error("%s took longer than %g s: the next start goes on with it", what, _STOP_SECONDS)
 
 
 class LocalNode:
@@ -63,7 +77,8 @@ class LocalNode:
         self._config = config
         self._runtimes = runtimes
         self._firewall = Firewall(config)
-        self._slots = Slots(config, self._firewall)
+        self._dns = DnsRelay(self._firewall.rules_of, self._firewall.pin, servers=config.name_servers)
+        self._slots = Slots(config, self._firewall, forget=self._dns.forget)
         self._share = Share(config)
         self._load = Load(self._share.group, self._share.limits.cpus)
         self._launcher = Launcher(config, runtimes, self._slots, self._firewall, self._share.limits.cpus)
@@ -75,6 +90,7 @@ class LocalNode:
         self._admission = Admission(config, self._share, self._load)
         parts = Parts(config, self._launcher, self._templates, self._admission, self._slots, self._firewall)
         self._builder = make_builder(parts)
+        self._space = DiskSpace(config.disk_reserve_mb)
         self._tasks = Tasks()
         """Work that must come to its end: cleaning up."""
         self._standing = Tasks()
@@ -89,8 +105,6 @@ class LocalNode:
         self._pools = Pools(
             config, self._templates, self._starter.ahead, self._discard, self._standing, self._admission.strained
         )
-        rules = NameRules(self._sandboxes, self._slots, self._firewall)
-        self._dns = DnsRelay(rules.may_resolve, rules.resolved)
 
     def on_gone(self, callback: SandboxGone) -> None:
         """See Node."""
@@ -148,9 +162,12 @@ class LocalNode:
 
     async def _take_over(self) -> Sequence[RunningSandbox]:
         """Prepare everything else, and find what an earlier process left."""
+        for directory in (self._config.data_dir, self._config.run_dir):
+            guarded(directory)
         for directory in (self._config.sandboxes_dir, self._config.snapshots_dir, self._config.roots_dir):
-            directory.mkdir(parents=True, exist_ok=True, mode=0o711)
+            private(directory)
         self._share.prepare()
+        await asyncio.to_thread(partials.sweep, self._config.roots_dir)
         await self._snapshotter.prepare()
         self._builder.prepare()
         await self._firewall.install(await self._dns.start())
@@ -169,7 +186,12 @@ class LocalNode:
             self._pools.of(image.build_id)
         overseer = Overseer(self._load, self._idling, self._admission, self._pools)
         self._standing.spawn(overseer.run(lambda: list(self._sandboxes.values())), "looking at the load")
-        return [RunningSandbox(sandbox_id, sandbox.address) for sandbox_id, sandbox in self._sandboxes.items()]
+        return [sandbox.running() for sandbox in self._sandboxes.values()]
+
+    def kill_now(self) -> None:
+        """Have every sandbox die, without waiting for anything: for a server that cannot stop in order. Blocking; from any thread."""
+        for sandbox in list(self._sandboxes.values()):
+            self._launcher.kill(sandbox)
 
     def touch(self, sandbox_id: str) -> None:
         """See Node."""
@@ -177,14 +199,15 @@ class LocalNode:
             self._idling.touch(sandbox)
 
     async def stop(self, *, kill_sandboxes: bool) -> None:
-        """See Node."""
+        """See Node. What takes longer than its time is left for the next start, which finds it."""
         if kill_sandboxes:
             await self.kill_all()
-        await self._pools.close()
+        await _bounded(self._pools.close(), "ending the sandboxes that wait")
         if kill_sandboxes:
-            await asyncio.gather(*(self._kill_if_there(sandbox_id) for sandbox_id in list(self._sandboxes)))
-        await self._standing.close()
-        await self._tasks.drain()
+            kills = (self._kill_if_there(sandbox_id) for sandbox_id in list(self._sandboxes))
+            await _bounded(asyncio.gather(*kills), "killing the sandboxes")
+        await _bounded(self._standing.close(), "ending what goes on all the time")
+        await _bounded(self._tasks.drain(), "cleaning up after sandboxes")
         self._load.close()
         for sandbox in self._sandboxes.values():
             await sandbox.agent.close()
@@ -200,9 +223,13 @@ class LocalNode:
         try:
             return await self._create(spec)
         except OSError as error:
-            raise NodeError(f"this node cannot start sandboxes now: {error}") from error
+            raise unwritable("this node cannot start sandboxes now", error) from error
 
     async def _create(self, spec: SandboxSpec) -> RunningSandbox:
+        with self._space.claimed(self._config.sandboxes_dir, START_BYTES, "a sandbox"):
+            return await self._start(spec)
+
+    async def _start(self, spec: SandboxSpec) -> RunningSandbox:
         if spec.snapshot_id is not None:
             return await self._hand_out(await self._starter.from_snapshot(spec.snapshot_id, spec), spec, warm=False)
         if self._ended_all:
@@ -227,7 +254,7 @@ class LocalNode:
         except BaseException:
             self._tasks.spawn(self._launcher.discard(sandbox), f"discard {sandbox.container_id}")
             raise
-        return RunningSandbox(spec.sandbox_id, sandbox.address, started_warm=warm)
+        return sandbox.running(warm=warm)
 
     def _keep(self, sandbox: Sandbox) -> None:
         """A sandbox that has an owner: found by id, watched."""
@@ -260,10 +287,11 @@ class LocalNode:
         """See Node."""
         sandbox = self._get(sandbox_id)
         self._idling.touch(sandbox)
-        async with self._tails.away(sandbox):
+        async with sandbox.busy, self._tails.away(sandbox):
             info = await self._snapshotter.take(sandbox, snapshot_id, memory=memory, end=end)
-        if end:
-            self._sandboxes.pop(sandbox_id, None)
+        if (
+            end and self._sandboxes.pop(sandbox_id, None) is not None
+        ):  # else somebody killed it meanwhile, and tidies up
             self._tasks.spawn(self._launcher.discard(sandbox), f"tidy {sandbox.container_id}")
         return info
 
@@ -294,6 +322,10 @@ class LocalNode:
     def why_full(self) -> str | None:
         """Why no sandbox can be started now; None if one can."""
         return self._admission.why_full()
+
+    def room(self) -> Room:
+        """The disk that sandboxes and their snapshots are written to. Raises: OSError."""
+        return self._space.look(self._config.data_dir)
 
     def pool_sizes(self) -> dict[str, int]:
         """Ready sandboxes by build id."""
@@ -328,6 +360,8 @@ class LocalNode:
         if sandbox.ending:
             self._tails.stop(sandbox)
         else:
+            # Nothing that is under way lets it go on, or asks its agent for anything, from here on.
+            sandbox.ending = True
             await self._tails.finish(sandbox)
         try:
             await self._launcher.end(sandbox)
@@ -357,7 +391,10 @@ class LocalNode:
             sandbox.policy = before
             with contextlib.suppress(OSError):
                 sandbox.record().write(sandbox.directory)
-            raise NodeError(f"the rules of sandbox {sandbox_id} stay as they were: {error}") from error
+            message = f"the rules of sandbox {sandbox_id} stay as they were"
+            raise (
+                unwritable(message, error) if isinstance(error, OSError) else NodeError(f"{message}: {error}")
+            ) from error
 
     async def metrics(self, sandbox_id: str) -> SandboxMetric:
         """See Node."""

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 MS_RDONLY = 0x1
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
 MNT_DETACH = 0x2
 
 _SYS_MOVE_MOUNT = 429
@@ -25,6 +27,8 @@ _MOUNT_ATTR_RDONLY = 0x1
 _MOUNT_ATTR_NOSUID = 0x2
 _MOUNT_ATTR_NODEV = 0x4
 _MOUNT_ATTR_IDMAP = 0x100000
+_GUARDED = _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV
+"""Of every mount that users of the host could come across."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -58,21 +62,20 @@ def mount_points() -> set[str]:
     return {line.split(" ")[4].encode().decode("unicode_escape") for line in lines}
 
 
-def overlay(target: Path, lowers: Sequence[Path], upper: Path | None = None, work: Path | None = None) -> None:
-    """Mount an overlay; `lowers` are given bottom first. Read-only without an upper directory. Raises: OSError."""
+def overlay(target: Path, lowers: Sequence[Path]) -> None:
+    """Mount an overlay for the host to look at; `lowers` are given bottom first. Raises: OSError."""
     options = "lowerdir=" + ":".join(str(path) for path in reversed(lowers))
-    if upper is not None:
-        options += f",upperdir={upper},workdir={work}"
-    mount("overlay", target, "overlay", 0 if upper is not None else MS_RDONLY, options)
+    mount("overlay", target, "overlay", MS_RDONLY | MS_NOSUID | MS_NODEV, options)
 
 
-def bind_read_only(source: Path, target: Path) -> None:
-    """Bind `source` at `target`, read-only for everybody who reaches it there or through a bind of it. Raises: OSError.
+def bind(source: Path, target: Path, *, read_only: bool = True) -> None:
+    """Bind `source` at `target`, without set-user-ID programs and devices, and read-only unless told otherwise. Raises: OSError.
 
-    The mount itself says so, not a runtime's configuration: root in a gVisor sandbox can lift a "ro" that only the sandbox's own kernel
-    knows of (`mount -o remount,rw`), and its files are opened on the host directly.
+    That holds for everybody who reaches it there or through a bind of it: the mount itself says so, not a runtime's configuration. Root in
+    a gVisor sandbox can lift a "ro" that only the sandbox's own kernel knows of (`mount -o remount,rw`), and its files are opened on the
+    host directly.
     """
-    _bind(source, target, _MountAttr(attr_set=_MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV))
+    _bind(source, target, _MountAttr(attr_set=_GUARDED | (_MOUNT_ATTR_RDONLY if read_only else 0)))
 
 
 def bind_idmapped(source: Path, target: Path, base: int, count: int = 65536, *, read_only: bool = True) -> None:
@@ -82,7 +85,7 @@ def bind_idmapped(source: Path, target: Path, base: int, count: int = 65536, *, 
     to, the host's root has a number of its own on disk, `count`: an overlay's mounter makes files too.
     """
     userns = _user_namespace(f"0 {base} {count}" + ("" if read_only else f"\n{count} 0 1"))
-    attributes = _MOUNT_ATTR_IDMAP | (_MOUNT_ATTR_RDONLY if read_only else 0)
+    attributes = _GUARDED | _MOUNT_ATTR_IDMAP | (_MOUNT_ATTR_RDONLY if read_only else 0)
     try:
         _bind(source, target, _MountAttr(attr_set=attributes, userns_fd=userns))
     finally:

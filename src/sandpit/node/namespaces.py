@@ -6,9 +6,11 @@ import ctypes
 import os
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 
 _CLONE_NEWUTS = 0x04000000
 _CLONE_NEWUSER = 0x10000000
+_CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -22,6 +24,25 @@ def set_host_name(pid: int, name: str) -> None:
     finally:
         os.close(descriptor)
     socket.sethostname(name)
+
+
+def local_ports(namespace: str) -> set[int]:
+    """The local ports of all TCP sockets in a network namespace, those of connections that outlive their process included.
+
+    The calling thread stays in that namespace. Raises: OSError.
+    """
+    descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"enter the network namespace: {os.strerror(number)}")
+    finally:
+        os.close(descriptor)
+    ports = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/thread-self/net/{table}").read_text().splitlines()[1:]:
+            ports.add(int(line.split(maxsplit=2)[1].rpartition(":")[2], 16))
+    return ports
 
 
 def set_user_limits(pid: int, limits: Mapping[str, int]) -> None:

@@ -47,6 +47,7 @@ class Pool:
         self._wanted = asyncio.Event()
         self._last_taken = -_CALM_SECONDS
         self._closed = False
+        self._starting = 0
         self._watches: dict[str, asyncio.Task[None]] = {}
         """By container id: what waits for the end of each ready sandbox."""
 
@@ -58,6 +59,11 @@ class Pool:
     def __len__(self) -> int:
         """How many are ready."""
         return len(self._ready)
+
+    @property
+    def holding(self) -> int:
+        """How many have, or are about to have, a share of the memory budget: the one that is being started counts from before it is."""
+        return len(self._ready) + self._starting
 
     def take(self) -> Sandbox | None:
         """A ready sandbox, if there is one; the pool refills behind, and grows with demand."""
@@ -104,14 +110,18 @@ class Pool:
         while True:
             await self._until_wanted()
             while not self._closed and len(self._ready) < self._target() and self._has_room(self.build_id):
-                await self._calm()
+                self._starting = 1
                 try:
+                    await self._calm()
                     sandbox = await self._launch(self.build_id)
                 except (NodeError, OSError, TimeoutError) as error:
                     log.warning("could not refill the pool of %s: %s", self.build_id, error)
+                    self._starting = 0
                     await asyncio.sleep(_RETRY_SECONDS)
                     self._wanted.set()
                     break
+                finally:
+                    self._starting = 0
                 if self._closed:
                     await self._discard(sandbox)
                     return

@@ -97,5 +97,5 @@ class Pools:
         if self._strained():
             self._held_back = True
             return False
-        held = sum(len(pool) * self._templates.resident_mb(build) for build, pool in self._pools.items())
+        held = sum(pool.holding * self._templates.resident_mb(build) for build, pool in self._pools.items())
         return held + self._templates.resident_mb(build_id) <= self._config.pool_memory_mb

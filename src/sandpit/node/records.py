@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +29,8 @@ class Record:
     network: dict[str, list[str] | None] = field(default_factory=dict)
     closure: str = ""
     """Name of the guest closure that it runs from."""
+    secrets: list[str] = field(default_factory=list, repr=False)
+    """What its agent knows the node by, the likeliest first (`ControlSecret.record`)."""
 
     def policy(self) -> NetworkPolicy:
         """The egress rules in force."""
@@ -43,10 +46,17 @@ class Record:
         return ProcessId(self.pid, self.start_ticks) if self.pid and self.start_ticks else None
 
     def write(self, directory: Path) -> None:
-        """Store atomically: a crash leaves the old record or the new one."""
-        temporary = directory / "record.new"
-        temporary.write_text(json.dumps(asdict(self)))
-        temporary.rename(directory / "record.json")
+        """Store atomically: a crash leaves the old record or the new one. Nobody else may read it."""
+        write_private(directory / "record.new", json.dumps(asdict(self)))
+        (directory / "record.new").rename(directory / "record.json")
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that its owner alone can read, from its first byte on. Raises: OSError."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
+        file.write(text)
 
 
 def read_all(sandboxes_dir: Path) -> Iterator[tuple[Path, Record | None]]:

@@ -8,6 +8,7 @@ from sandpit.node.contract import NodeError
 from sandpit.node.launcher import Sandbox
 from sandpit.node.runtime import oci
 from sandpit.node.runtime.base import Runtime
+from sandpit.private import private
 
 _SELF_TEST = """
 import os, sys, time
@@ -52,5 +53,5 @@ async def self_test(sandbox: Sandbox, runtime: Runtime, passed_dir: Path) -> Non
             f"the {sandbox.runtime} release {release[:12]} does not run programs reliably (self-test: status {status}, "
             f"{output.strip()[-500:]}): install another release, see `sandpit doctor`"
         )
-    passed.parent.mkdir(parents=True, exist_ok=True)
+    private(passed.parent)
     passed.touch()

@@ -10,19 +10,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from sandpit.node import flows
 from sandpit.node.commands import CommandFailed, run
 from sandpit.node.config import GATEWAY_ADDRESS, INNER_ADDRESS, INNER_PREFIX, NodeConfig
 from sandpit.node.contract import CapacityExhausted, NetworkPolicy
 from sandpit.node.firewall import Firewall
+from sandpit.node.namespaces import local_ports
 
 _NETNS_DIR = Path("/run/netns")
 _BATCH = 8
 _DESTROY_SECONDS = 120.0
+INTERPRETER_PORTS = frozenset({49999, 8888})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +47,10 @@ class Slot:
 class Slots:
     """Makes, lends and takes back network slots."""
 
-    def __init__(self, config: NodeConfig, firewall: Firewall) -> None:
-        """Nothing is touched before `start`."""
+    def __init__(self, config: NodeConfig, firewall: Firewall, *, forget: Callable[[str], None]) -> None:
+        """Nothing is touched before `start`. `forget` is called with an outer address that is taken back."""
         self._config = config
+        self._forget = forget
         self._firewall = firewall
         self._free: deque[Slot] = deque()
         self._used: dict[int, Slot] = {}
@@ -61,6 +66,7 @@ class Slots:
     async def start(self, in_use: Iterable[int]) -> None:
         """Adopt the slots of running sandboxes, drop what else an earlier process left, and stock up."""
         await run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+        await flows.widen_table()
         keep = set(in_use)
         left = {self._number(path.name) for path in _NETNS_DIR.glob(f"{self._config.veth_prefix}*")} - {None}
         await self._destroy([self._slot(number) for number in left if number is not None and number not in keep])
@@ -77,10 +83,6 @@ class Slots:
     def get(self, number: int) -> Slot:
         """A slot that is lent out."""
         return self._used[number]
-
-    def by_address(self, outer: str) -> Slot | None:
-        """The lent slot with this outer address."""
-        return self._used.get(int(IPv4Address(outer)) - int(self._config.network.network_address))
 
     async def take(self) -> Slot:
         """Lend a slot that has its address and reaches nothing yet. Raises: CapacityExhausted."""
@@ -99,21 +101,38 @@ class Slots:
 
     async def give_back(self, slot: Slot) -> None:
         """Take a slot back after its sandbox is dead; one that cannot be cleaned is destroyed, never lent again."""
+        self._forget(str(slot.outer))
         if self._sealed:
             self._used.pop(slot.number, None)
             self._free.append(slot)
             return
         try:
             await self._firewall.set_policy(slot.link, slot.outer, NetworkPolicy(deny_out=("0.0.0.0/0",)))
+            self._forget(str(slot.outer))  # what came while the rules were being replaced
             await self._forget_flows(slot)
             await self._address([slot])
-        except CommandFailed:
+            usable = not await self._holds_ports(slot)
+        except (CommandFailed, OSError):
+            usable = False
+        if not usable:
             await self._destroy([slot], ruled=True)
             self._used.pop(slot.number, None)
             self._known.discard(slot.number)
             return
         self._used.pop(slot.number, None)
         self._free.append(slot)
+
+    async def _holds_ports(self, slot: Slot) -> bool:
+        """Whether connections that outlive the last sandbox's processes would keep the next one's interpreter from its ports.
+
+        Only in crun: gVisor's sockets end with it. The agent's own ports are bound so that such remains do not matter.
+        """
+        executor = ThreadPoolExecutor(1)  # the thread stays in the namespace, so it must not be used again
+        try:
+            ports = await asyncio.get_running_loop().run_in_executor(executor, local_ports, slot.namespace_path)
+        finally:
+            executor.shutdown(wait=False)
+        return not ports.isdisjoint(INTERPRETER_PORTS)
 
     async def _forget_flows(self, slot: Slot) -> None:
         """Drop tracked connections, so that no packet of the last sandbox's flows reaches the next one."""

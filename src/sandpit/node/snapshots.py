@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -17,6 +18,7 @@ from typing import Literal
 import xxhash
 
 from sandpit.node.contract import NodeError, SnapshotDamaged, SnapshotInfo, UnknownSnapshot
+from sandpit.node.records import write_private
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,8 @@ class Manifest:
     """Name of the guest closure that the processes run from."""
     responsive: bool = True
     """Whether the agent answered; it does not in what is restored from this, if not."""
+    secret: str = field(default="", repr=False)
+    """What the agent in its memory knows the node by; empty in a snapshot from before there were secrets."""
     stored: int = 0
     """Bytes on disk: less than the sizes when files have holes."""
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -63,13 +67,18 @@ class SnapshotStore:
     def __init__(self, directory: Path) -> None:
         """Nothing is touched before `prepare`."""
         self._directory = directory
+        self._publishing = threading.Lock()
+        self._begun: dict[Path, bool] = {}
+        """Snapshots that are being written, and whether they have been published."""
 
     def prepare(self) -> None:
         """Make the directory, and remove what an earlier process did not finish writing or removing. Raises: OSError."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for suffix in (_NEW, _GONE):
-            for remains in self._directory.glob(f"*{suffix}"):
-                shutil.rmtree(remains)
+        for remains in self._directory.glob(f"*{_NEW}"):
+            # A command that an earlier process started may be writing still: the name is free at once, the rest can wait.
+            remains.rename(remains.with_suffix(f".{secrets.token_hex(4)}{_GONE}"))
+        for remains in self._directory.glob(f"*{_GONE}"):
+            shutil.rmtree(remains, ignore_errors=True)
 
     def path(self, snapshot_id: str) -> Path:
         """Where a snapshot's files are. Raises: UnknownSnapshot for what is no name."""
@@ -84,14 +93,19 @@ class SnapshotStore:
             staging.mkdir(mode=0o700)
         except FileExistsError:
             raise NodeError(f"snapshot {snapshot_id} is being taken already") from None
+        self._begun[staging] = False
         return staging
 
     def abandon(self, staging: Path) -> None:
-        """Remove what was begun."""
-        shutil.rmtree(staging, ignore_errors=True)
+        """Remove what was begun, published or not: a `commit` that is still running in another thread publishes nothing any more."""
+        with self._publishing:
+            published = self._begun.pop(staging, False)
+        remains = self.hide(staging.stem) if published else staging
+        if remains is not None:
+            shutil.rmtree(remains, ignore_errors=True)
 
     def commit(self, staging: Path, manifest: Manifest) -> Manifest:
-        """Publish what was begun: durable, then visible. One of the same name is replaced. Raises: OSError."""
+        """Publish what was begun: durable, then visible. One of the same name is replaced. Raises: OSError, NodeError."""
         paths = sorted(staging.iterdir())
         with ThreadPoolExecutor(2) as pool:  # the disk works while we compute
             synced = [pool.submit(_sync, path) for path in paths]
@@ -99,16 +113,29 @@ class SnapshotStore:
             for result in synced:
                 result.result()
         complete = replace(manifest, files=files, stored=sum(path.stat().st_blocks for path in paths) * _SECTOR)
-        document = staging / _MANIFEST
-        document.write_text(json.dumps(asdict(complete)))
-        for path in (document, staging):
-            _sync(path)
-        before = self.hide(manifest.snapshot_id)
-        staging.rename(self.path(manifest.snapshot_id))
-        _sync(self._directory)
+        with self._publishing:
+            if staging not in self._begun:
+                raise NodeError(f"snapshot {manifest.snapshot_id} was given up while it was written")
+            before = self._publish(staging, complete)
+            self._begun[staging] = True
         if before is not None:
             shutil.rmtree(before, ignore_errors=True)
         return complete
+
+    def settle(self, staging: Path) -> None:
+        """What was published stays: nobody abandons it any more."""
+        self._begun.pop(staging, None)
+
+    def _publish(self, staging: Path, complete: Manifest) -> Path | None:
+        """Returns what is left to delete of one with the same name."""
+        document = staging / _MANIFEST
+        write_private(document, json.dumps(asdict(complete)))
+        for path in (document, staging):
+            _sync(path)
+        before = self.hide(complete.snapshot_id)
+        staging.rename(self.path(complete.snapshot_id))
+        _sync(self._directory)
+        return before
 
     def read(self, snapshot_id: str) -> Manifest:
         """Raises: UnknownSnapshot, SnapshotDamaged."""

@@ -6,25 +6,29 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from sandpit.diskspace import Claim, DiskSpace
 from sandpit.node import images
 from sandpit.node.agent import AgentUnavailable
 from sandpit.node.closures import Closures
 from sandpit.node.config import NodeConfig
-from sandpit.node.contract import AgentUnresponsive, NodeError, SnapshotInfo
+from sandpit.node.contract import AgentUnresponsive, DiskFull, NodeError, SnapshotInfo, unwritable
 from sandpit.node.launcher import Launcher, Sandbox, Source
+from sandpit.node.meter import snapshot_bytes
 from sandpit.node.processors import processor_features
 from sandpit.node.quiet import quiesce
-from sandpit.node.runtime.base import Runtime
+from sandpit.node.runtime.base import Runtime, RuntimeFailed
 from sandpit.node.snapshots import DISK, Manifest, SnapshotStore
 
 log = logging.getLogger(__name__)
 
 _TAR_OVERHEAD = 2
 """How much larger than the disk its tar stream may be: small files take more room there."""
+_NO_SPACE = "no space left on device"
+"""How a runtime's command says that the disk became full under it."""
 _ANSWER_SECONDS = 5.0
 """How long an agent may take to answer before its sandbox counts as unresponsive; a busy one takes milliseconds."""
 
@@ -38,6 +42,7 @@ class Snapshotter:
         self._launcher = launcher
         self._closures = closures
         self._closure = closure
+        self._space = DiskSpace(config.disk_reserve_mb)
         self.store = SnapshotStore(config.sandbox_snapshots_dir)
 
     async def announce(self, sandbox: Sandbox) -> None:
@@ -52,51 +57,77 @@ class Snapshotter:
         sandbox.responsive = True
 
     async def take(self, sandbox: Sandbox, snapshot_id: str, *, memory: bool, end: bool) -> SnapshotInfo:
-        """See Node.snapshot. If the sandbox was to end, it is dying when this returns; in every other case it goes on."""
+        """See Node.snapshot. If the sandbox was to end, it is dying when this returns; in every other case it goes on.
+
+        A kill interrupts it: it is cancelled, leaves no files, and asks a sandbox that is ending for nothing.
+        """
         began = time.monotonic()
-        runtime = self._launcher.runtime_named(sandbox.runtime)
-        staging = await asyncio.to_thread(self.store.begin, snapshot_id)
+        memory = memory and self._launcher.runtime_named(sandbox.runtime).snapshots()
         try:
-            await asyncio.to_thread(runtime.keep_release)
-            manifest = self._manifest(sandbox, runtime, snapshot_id, memory=memory and runtime.snapshots())
-            if manifest.kind == "memory":
-                await self._save_memory(sandbox, runtime, staging)
-            else:
-                await self._save_disk(sandbox, runtime, staging, end=end)
-            complete = await asyncio.to_thread(self.store.commit, staging, manifest)
+            size = snapshot_bytes(sandbox, memory=memory)
+            with self._space.claimed(self._config.sandbox_snapshots_dir, size, "this snapshot") as claim:
+                async with self._staged(snapshot_id) as staging:
+                    complete = await self._write(sandbox, snapshot_id, staging, claim, memory=memory, end=end)
+                    if not end:
+                        await self.go_on(sandbox)
         except BaseException as error:
-            await asyncio.to_thread(self.store.abandon, staging)
             await asyncio.shield(self.go_on(sandbox))
             if isinstance(error, OSError):
-                raise NodeError(f"the snapshot could not be written: {error}") from error
+                raise unwritable("the snapshot could not be written", error) from error
+            if isinstance(error, RuntimeFailed) and _NO_SPACE in str(error).lower():
+                raise DiskFull(f"the snapshot could not be written: {error}") from error
             raise
         if end:
             # Frozen, it does nothing more, and its snapshot is durable: nobody need wait until the kernel has taken its memory back.
             sandbox.ending = True
             sandbox.process.kill()
-        else:
-            await self.go_on(sandbox)
         took = time.monotonic() - began
-        log.info("snapshot %s (%s): %d MiB in %.3f s", snapshot_id, manifest.kind, complete.info().size >> 20, took)
+        log.info("snapshot %s (%s): %d MiB in %.3f s", snapshot_id, complete.kind, complete.info().size >> 20, took)
         return complete.info()
 
-    async def _save_memory(self, sandbox: Sandbox, runtime: Runtime, staging: Path) -> None:
+    @asynccontextmanager
+    async def _staged(self, snapshot_id: str) -> AsyncIterator[Path]:
+        """Where a snapshot is written. Unless the block ends well nothing of it stays, published or not. Raises: NodeError, OSError."""
+        staging = self.store.begin(snapshot_id)
+        try:
+            yield staging
+        except BaseException:
+            await asyncio.to_thread(self.store.abandon, staging)
+            raise
+        self.store.settle(staging)
+
+    async def _write(
+        self, sandbox: Sandbox, snapshot_id: str, staging: Path, claim: Claim, *, memory: bool, end: bool
+    ) -> Manifest:
+        """Write and publish a snapshot, and leave its sandbox frozen. Raises: NodeError, OSError."""
+        runtime = self._launcher.runtime_named(sandbox.runtime)
+        await asyncio.to_thread(runtime.keep_release)
+        manifest = self._manifest(sandbox, runtime, snapshot_id, memory=memory)
+        if memory:
+            await self._save_memory(sandbox, runtime, staging, claim)
+        else:
+            await self._save_disk(sandbox, runtime, staging, claim, end=end)
+        return await asyncio.to_thread(self.store.commit, staging, manifest)
+
+    async def _save_memory(self, sandbox: Sandbox, runtime: Runtime, staging: Path, claim: Claim) -> None:
         """Frozen first and left running: whatever fails, the sandbox can go on, and nothing happens in it that is not in the snapshot."""
         await quiesce(sandbox)
         await runtime.freeze(sandbox.container_id, sandbox.cgroup)
+        claim.grow(snapshot_bytes(sandbox, memory=True))  # it may have grown until it was frozen
         await runtime.checkpoint(sandbox.container_id, staging, leave_running=True)
 
-    async def _save_disk(self, sandbox: Sandbox, runtime: Runtime, staging: Path, *, end: bool) -> None:
+    async def _save_disk(self, sandbox: Sandbox, runtime: Runtime, staging: Path, claim: Claim, *, end: bool) -> None:
         await runtime.freeze(sandbox.container_id, sandbox.cgroup)
+        claim.grow(snapshot_bytes(sandbox, memory=False))
         if await runtime.copy_disk(sandbox.directory / "bundle", staging / DISK):
             return
         await runtime.thaw(sandbox.container_id, sandbox.cgroup)
         limit = (sandbox.image.disk_mb << 20) * _TAR_OVERHEAD
-        await sandbox.agent.save_disk(staging / DISK, stop_processes=end, limit=limit)
+        await sandbox.agent.save_disk(staging / DISK, stop_processes=end, limit=limit, claim=claim.write)
 
     async def go_on(self, sandbox: Sandbox) -> None:
         """Let a sandbox run, frozen or not; one that has died meanwhile is no news here."""
-        if not sandbox.process.alive():
+        if sandbox.ending or not sandbox.process.alive():
             return
         try:
             await self._launcher.runtime_named(sandbox.runtime).thaw(sandbox.container_id, sandbox.cgroup)
@@ -114,6 +145,7 @@ class Snapshotter:
             _processor(),
             sandbox.closure,
             responsive=sandbox.responsive or not memory,  # a boot brings another agent
+            secret=sandbox.agent.secret.current if memory else "",
         )
 
     async def prepare(self) -> None:
@@ -130,6 +162,8 @@ class Snapshotter:
         """Why a snapshot's memory cannot be restored here; None when it can, or has none."""
         if manifest.kind != "memory":
             return None
+        if not manifest.secret:
+            return "its agent would believe whoever has the gateway's address (it is from before control calls had a secret)"
         if manifest.release != self._launcher.runtime_named(manifest.runtime).release():
             return "another release of the runtime took it"
         if manifest.processor != _processor():
@@ -138,16 +172,21 @@ class Snapshotter:
             return "the guest programs that it ran are no longer there"
         return None
 
-    async def restore(self, manifest: Manifest, *, answers: bool = True) -> Sandbox:
-        """Let a copy of the sandbox go on; it belongs to nobody yet. `answers` is whether to wait for its agent.
+    async def restore(
+        self, manifest: Manifest, *, answers: bool = True, begun: Callable[[], None] = lambda: None
+    ) -> Sandbox:
+        """Let a copy of the sandbox go on; it belongs to nobody yet. `answers` is whether to wait for its agent; `begun`: see `launch`.
 
         Raises: SnapshotDamaged, NodeError.
         """
         source = await self._source(manifest, snapshot=self.store.path(manifest.snapshot_id))
         verified = asyncio.ensure_future(asyncio.to_thread(self.store.verify, manifest))
         try:
-            sandbox = await self._launcher.launch(source, answers=answers)
-        except BaseException:
+            sandbox = await self._launcher.launch(source, answers=answers, begun=begun)
+        except asyncio.CancelledError:
+            verified.cancel()  # who kills it does not wait until gigabytes were read
+            raise
+        except Exception:
             await asyncio.shield(verified)  # damage is the better explanation of a failure
             raise
         try:
@@ -158,28 +197,33 @@ class Snapshotter:
         return sandbox
 
     @asynccontextmanager
-    async def disk_source(self, manifest: Manifest) -> AsyncIterator[Source]:
-        """What to boot from, without the processes that a snapshot may hold. Raises: SnapshotDamaged, NodeError."""
+    async def disk_source(self, manifest: Manifest, begun: Callable[[], None]) -> AsyncIterator[Source]:
+        """What to boot from, without the processes that a snapshot may hold. `begun`: see `Launcher.launch`.
+
+        Raises: SnapshotDamaged, NodeError.
+        """
         if manifest.kind == "filesystem":
             await asyncio.to_thread(self.store.verify, manifest)
             yield await self._source(manifest, disk=self.store.path(manifest.snapshot_id) / DISK)
             return
         staging = await asyncio.to_thread(self.store.begin, f"{manifest.snapshot_id}-disk")
         try:
-            await self._extract(manifest, staging / DISK)
+            await self._extract(manifest, staging / DISK, begun)
             yield await self._source(manifest, disk=staging / DISK)
         finally:
             await asyncio.to_thread(self.store.abandon, staging)
 
-    async def _extract(self, manifest: Manifest, disk: Path) -> None:
+    async def _extract(self, manifest: Manifest, disk: Path, begun: Callable[[], None]) -> None:
         """Read the file system out of a memory snapshot: a copy is restored for as long as it takes, its processes stopped."""
-        sandbox = await self.restore(manifest, answers=manifest.responsive)
+        sandbox = await self.restore(manifest, answers=manifest.responsive, begun=begun)
         try:
             limit = (sandbox.image.disk_mb << 20) * _TAR_OVERHEAD
-            if manifest.responsive:
-                await sandbox.agent.save_disk(disk, stop_processes=True, limit=limit)
+            if manifest.responsive and manifest.secret:
+                with self._space.claimed(disk.parent, 0, "the file system of a snapshot") as claim:
+                    await sandbox.agent.save_disk(disk, stop_processes=True, limit=limit, claim=claim.write)
             else:
-                await self._its_release(manifest).export_disk(sandbox.container_id, disk, limit)
+                export = self._its_release(manifest).export_disk(sandbox.container_id, disk, limit)
+                await self._space.guard([disk.parent], export, "the file system of a snapshot")
         finally:
             await asyncio.shield(self._launcher.discard(sandbox))
 
@@ -189,7 +233,7 @@ class Snapshotter:
         runtime = self._launcher.runtime_named(manifest.runtime) if snapshot is None else self._its_release(manifest)
         root = await runtime.root(images.split(image, layers)[0], self._config.roots_dir)
         closure = self._closures.mounted(manifest.closure if snapshot else self._closure)
-        return Source(image, layers, root, closure, snapshot, runtime, disk)
+        return Source(image, layers, root, closure, snapshot, runtime, disk, manifest.secret)
 
     def _its_release(self, manifest: Manifest) -> Runtime:
         """The release that took a snapshot. Raises: NodeError when it is gone."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sandpit.node.contract import NodeError
+from sandpit.node.outputlines import OutputLines
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TAG = "start_cmd"
-_LINE = 4096
-"""Characters of a line that are told."""
 
 Report = Callable[[str], None]
 """Takes a line about a template's start command."""
@@ -27,24 +26,15 @@ class StartCommand:
 
     def __init__(self, report: Report) -> None:
         """`report` takes the lines."""
-        self._report = report
-        self._open: dict[str, str] = {}
+        self._lines = OutputLines(lambda name, line: report(f"[start] [{name}]: {line}"))
 
-    async def follow(self, sandbox: Sandbox, command: str, user: str) -> int:
-        """Start it; returns its exit code when it ends. Raises: AgentUnavailable."""
+    async def follow(self, sandbox: Sandbox, command: str, user: str, seconds: float) -> int:
+        """Start it; returns its exit code when it ends, within `seconds`. Raises: AgentUnavailable."""
         shell = ["/bin/sh", "-l", "-c", command]
         try:
-            return await sandbox.agent.follow(shell, user=user, output=self._take, tag=TAG)
+            return await sandbox.agent.follow(shell, user=user, output=self._lines.add, seconds=seconds, tag=TAG)
         finally:
-            for name, text in self._open.items():
-                if text:
-                    self._report(f"[start] [{name}]: {text}")
-
-    def _take(self, name: str, chunk: bytes) -> None:
-        *lines, rest = (self._open.get(name, "") + chunk.decode(errors="replace")).split("\n")
-        self._open[name] = rest[-_LINE:]
-        for line in lines:
-            self._report(f"[start] [{name}]: {line[:_LINE]}")
+            self._lines.end()
 
 
 async def unless_it_fails(start: asyncio.Task[int] | None, step: Coroutine[Any, Any, T]) -> T:

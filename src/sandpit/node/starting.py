@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from sandpit.diskspace import DiskSpace
 from sandpit.node import images
 from sandpit.node.admission import Admission
 from sandpit.node.agent import AgentUnavailable
@@ -17,12 +18,15 @@ from sandpit.node.config import NodeConfig
 from sandpit.node.contract import CapacityExhausted, NodeError, SandboxSpec
 from sandpit.node.launcher import Launcher, Sandbox, Source
 from sandpit.node.runtime.base import RuntimeFailed
+from sandpit.node.snapshots import Manifest
 from sandpit.node.snapshotter import Snapshotter
 from sandpit.node.tasks import Tasks
 from sandpit.node.templates import Templates
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+START_BYTES = 8 << 20
+"""What a sandbox takes on the disk before it writes anything, at most: its bundle, and the frame of its file system."""
 _POOL = "the pool"
 """The tenant that sandboxes are started for ahead of demand."""
 
@@ -46,6 +50,7 @@ class Starter:
         self._admission = admission
         self._templates = templates
         self._snapshotter = snapshotter
+        self._space = DiskSpace(config.disk_reserve_mb)
 
     async def in_time(self, build_id: str, tenant: str) -> Sandbox:
         """Like `from_template`, for somebody who waits: fails when it takes too long. Raises: as `from_template`."""
@@ -80,20 +85,23 @@ class Starter:
     async def from_template(self, build_id: str, tenant: str) -> Sandbox:
         """Start a sandbox of a template build. Raises: UnknownTemplateBuild, CapacityExhausted, NodeError."""
         source = await self._templates.source(build_id)
-        async with self._admission.turn(source.image, tenant):
+        async with self._admission.turn(source.image, tenant) as release:
+            # A tenant's template runs a tenant's programs as soon as it goes on from its snapshot.
+            begun = release if source.image.owner else _keep
             if source.snapshot is None:
-                return await self._boot(source)
+                return await self._boot(source, begun)
             try:
-                return await self._launcher.launch(source)
+                return await self._launcher.launch(source, begun=begun)
             except (RuntimeFailed, AgentUnavailable) as error:
                 # A snapshot that does not restore costs time, not the sandbox.
                 log.warning("the snapshot of %s does not restore, booting cold: %s", source.image.names, error)
                 self._templates.distrust(source)
-                return await self._boot(replace(source, snapshot=None))
+                return await self._boot(replace(source, snapshot=None), begun)
 
     async def ahead(self, build_id: str) -> Sandbox:
         """Start a sandbox that has time until it is wanted. Raises: as `from_template`."""
-        sandbox = await self.from_template(build_id, _POOL)
+        with self._space.claimed(self._config.sandboxes_dir, START_BYTES, "a waiting sandbox"):
+            sandbox = await self.from_template(build_id, _POOL)
         try:
             await self._templates.rehearse(sandbox)
             self._launcher.doze(sandbox)
@@ -105,17 +113,24 @@ class Starter:
     async def from_snapshot(self, snapshot_id: str, spec: SandboxSpec) -> Sandbox:
         """Start a sandbox from a snapshot of one. Raises: UnknownSnapshot, SnapshotDamaged, CapacityExhausted, NodeError."""
         manifest = await asyncio.to_thread(self._snapshotter.store.read, snapshot_id)
+        with self._space.claimed(self._config.sandboxes_dir, manifest.stored, "a sandbox made of a snapshot"):
+            return await self._from_snapshot(manifest, spec)
+
+    async def _from_snapshot(self, manifest: Manifest, spec: SandboxSpec) -> Sandbox:
+        """What the snapshot has of files and memory goes to the disk again: nothing is shared with it."""
         image = images.load(self._config, manifest.build_id)
-        async with self._admission.turn(image, spec.tenant):
+        async with self._admission.turn(image, spec.tenant) as release:
             if manifest.kind == "memory" and spec.memory:
                 if (why := self._snapshotter.restorable(manifest)) is None:
-                    return await self._snapshotter.restore(manifest)
-                log.warning("snapshot %s boots from its file system, its processes are lost: %s", snapshot_id, why)
-            async with self._snapshotter.disk_source(manifest) as source:
-                return await self._boot(source)
+                    return await self._snapshotter.restore(manifest, begun=release)
+                log.warning(
+                    "snapshot %s boots from its file system, its processes are lost: %s", manifest.snapshot_id, why
+                )
+            async with self._snapshotter.disk_source(manifest, release) as source:
+                return await self._boot(source, release)
 
-    async def _boot(self, source: Source) -> Sandbox:
-        sandbox = await self._launcher.launch(source)
+    async def _boot(self, source: Source, begun: Callable[[], None]) -> Sandbox:
+        sandbox = await self._launcher.launch(source, begun=begun)
         try:
             await self._templates.start_up(sandbox)
         except BaseException:
@@ -128,3 +143,7 @@ async def _settled(work: asyncio.Future[Any]) -> None:
     """Wait until something has ended, whatever comes of it: others hear of it, too."""
     with contextlib.suppress(NodeError, OSError, TimeoutError):
         await work
+
+
+def _keep() -> None:
+    """Hold a place until the start has ended: its programs are the product's own."""

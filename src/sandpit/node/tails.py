@@ -17,7 +17,9 @@ from contextlib import asynccontextmanager
 from sandpit.node import guestlog
 from sandpit.node.agent import AgentUnavailable
 from sandpit.node.contract import GuestEvents
+from sandpit.node.guestmessages import parts
 from sandpit.node.launcher import Sandbox
+from sandpit.node.pace import Pace
 from sandpit.node.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,11 @@ _LONGEST_RETRY_SECONDS = 60.0
 _EVENTS_PER_SECOND = 100.0
 _BURST_EVENTS = 2000.0
 """More than this from one sandbox is slowed down, and dropped in the sandbox: it must not fill the others' store."""
+_LEAST_EVENTS = 5
+"""What an answer counts as at least: each is a connection."""
+_BYTES_OF_AN_EVENT = 4096
+_PARTS_OF_AN_EVENT = 50
+"""An answer that has more bytes or JSON values counts as more events: reading it takes the server's time."""
 
 
 class Tail:
@@ -41,7 +48,7 @@ class Tail:
         self._sandbox = sandbox
         self._callbacks = callbacks
         self.position = after
-        self._credit, self._credited = _BURST_EVENTS, time.monotonic()
+        self._pace = Pace(_EVENTS_PER_SECOND, _BURST_EVENTS)
 
     async def run(self) -> None:
         """Fetch until cancelled."""
@@ -49,7 +56,7 @@ class Tail:
         pause = _RETRY_SECONDS
         while True:
             try:
-                await self._slow_down(await self._fetch(wait=True))
+                await self._pace.spend(await self._fetch(wait=True))
                 pause = _RETRY_SECONDS
             except AgentUnavailable as error:
                 log.debug("no events of sandbox %s: %s", self._sandbox.sandbox_id, error)
@@ -57,15 +64,13 @@ class Tail:
                 pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
 
     async def drain(self) -> None:
-        """Fetch what is there, if that is soon."""
-        # RuntimeError: the client was closed, since the sandbox has ended meanwhile.
-        with contextlib.suppress(AgentUnavailable, TimeoutError, RuntimeError):
-            async with asyncio.timeout(_LAST_SECONDS):
-                while await self._fetch(wait=False):
-                    pass
+        """Fetch what is there, until cancelled."""
+        with contextlib.suppress(AgentUnavailable):
+            while await self._fetch(wait=False):
+                pass
 
-    async def _fetch(self, *, wait: bool) -> int:
-        """Deliver the next events; returns how many. Raises: AgentUnavailable."""
+    async def _fetch(self, *, wait: bool) -> float:
+        """Deliver the next events; returns how many, or more if they are larger than events are. Raises: AgentUnavailable."""
         body = await self._sandbox.agent.journal(self.position, wait=wait)
         events = guestlog.parse(body, self.position, time.time())
         if not events:
@@ -76,14 +81,7 @@ class Tail:
         assert self._sandbox.sandbox_id is not None
         for callback in self._callbacks:
             callback(self._sandbox.sandbox_id, events)
-        return len(events)
-
-    async def _slow_down(self, count: int) -> None:
-        now = time.monotonic()
-        self._credit = min(_BURST_EVENTS, self._credit + (now - self._credited) * _EVENTS_PER_SECOND) - count
-        self._credited = now
-        if self._credit < 0:
-            await asyncio.sleep(-self._credit / _EVENTS_PER_SECOND)
+        return max(_LEAST_EVENTS, len(events), len(body) / _BYTES_OF_AN_EVENT, parts(body) / _PARTS_OF_AN_EVENT)
 
 
 class Tails:
@@ -109,10 +107,12 @@ class Tails:
         return tail
 
     async def finish(self, sandbox: Sandbox) -> Tail | None:
-        """Fetch what is left, and follow no longer."""
+        """Fetch what is left, if that is soon, and follow no longer. Whatever the sandbox does, it takes `_LAST_SECONDS` at most."""
         tail = self.stop(sandbox)
         if tail is not None:
-            await tail.drain()
+            draining = self._tasks.spawn(tail.drain(), f"last events of {sandbox.sandbox_id}")
+            await asyncio.wait({draining}, timeout=_LAST_SECONDS)
+            draining.cancel()
         return tail
 
     @asynccontextmanager

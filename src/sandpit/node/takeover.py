@@ -9,6 +9,7 @@ from sandpit.node import images
 from sandpit.node.agent import Agent
 from sandpit.node.config import NodeConfig
 from sandpit.node.contract import NodeError
+from sandpit.node.control_secret import ControlSecret
 from sandpit.node.launcher import Launcher, Sandbox
 from sandpit.node.records import Record, read_all
 from sandpit.node.slots import Slots
@@ -52,7 +53,7 @@ def adopted(config: NodeConfig, launcher: Launcher, slots: Slots, directory: Pat
         slot,
         launcher.cgroup(record.container_id),
         process,
-        Agent(str(slot.outer)),
+        Agent(str(slot.outer), ControlSecret.recorded(record.secrets)),
         record.sandbox_id,
         record.policy(),
         record.closure,

@@ -8,11 +8,13 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
 
+from sandpit.diskspace import DiskSpace
 from sandpit.node import images, start_command
 from sandpit.node.agent import AgentUnavailable, Identity
 from sandpit.node.config import NodeConfig
@@ -20,8 +22,10 @@ from sandpit.node.contract import NodeError
 from sandpit.node.deltas import delta
 from sandpit.node.images import Image
 from sandpit.node.launcher import Launcher, Sandbox, Source
+from sandpit.node.meter import snapshot_bytes
 from sandpit.node.processors import processor_features
 from sandpit.node.quiet import quiesce
+from sandpit.node.records import write_private
 from sandpit.node.selftest import self_test
 from sandpit.node.start_command import Report, StartCommand, unless_it_fails
 from sandpit.node.trust import GUEST_BUNDLE
@@ -29,8 +33,12 @@ from sandpit.node.trust import GUEST_BUNDLE
 log = logging.getLogger(__name__)
 
 _READY_TIMEOUT = 600.0
+_START_SECONDS = _READY_TIMEOUT + 60
+"""How long a start command is followed; it goes on."""
 _MANIFEST = "manifest.json"
 """Its presence makes a snapshot complete."""
+_SECRET_FILE = "secret"  # noqa: S105 - a name
+"""What the agent in the snapshot's memory knows the node by; mode 0600."""
 _RUNTIME_MB = 24
 _REHEARSAL_SECONDS = 5.0
 _SETTLE_SECONDS = 15.0
@@ -45,6 +53,7 @@ class Templates:
         self._config = config
         self._launcher = launcher
         self._closure = closure
+        self._space = DiskSpace(config.disk_reserve_mb)
         self._sources: dict[str, Source] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
@@ -54,7 +63,8 @@ class Templates:
             return self._sources[build_id]
         async with self._locks.setdefault(build_id, asyncio.Lock()):
             if build_id not in self._sources:
-                self._sources[build_id] = await self._prepare(build_id)
+                prepare = self._prepare(build_id)
+                self._sources[build_id] = await self._space.guard(self._config.written_dirs(), prepare, "the template")
         return self._sources[build_id]
 
     async def make(self, image: Image, report: Report) -> Source:
@@ -103,9 +113,9 @@ class Templates:
                 await self._try_out(cold, report)
             return cold
         snapshot = self._config.snapshots_dir / build_id / self._key(image)
-        if not (snapshot / _MANIFEST).exists():
+        if not all((snapshot / name).exists() for name in (_MANIFEST, _SECRET_FILE)):
             await self._take(cold, snapshot, report)
-        return replace(cold, snapshot=snapshot)
+        return replace(cold, snapshot=snapshot, secret=(snapshot / _SECRET_FILE).read_text())
 
     async def _try_out(self, cold: Source, report: Report) -> None:
         """Where there are no snapshots: see once that the template starts. Raises: NodeError."""
@@ -133,7 +143,7 @@ class Templates:
             return
         report(f"Running start command: {image.start_cmd}")
         started = StartCommand(report)
-        following = asyncio.create_task(started.follow(sandbox, image.start_cmd, user))
+        following = asyncio.create_task(started.follow(sandbox, image.start_cmd, user, _START_SECONDS))
         try:
             report(f"Waiting for template to be ready: {image.ready_cmd or f'sleep {_SETTLE_SECONDS:g}'}")
             await self._until_ready(sandbox, user, following)
@@ -146,17 +156,16 @@ class Templates:
         """Wait for the ready command to succeed, and for `start` not to fail meanwhile. Raises: NodeError."""
         image = sandbox.image
         deadline = time.monotonic() + (_SETTLE_SECONDS if image.ready_cmd is None else _READY_TIMEOUT)
-        while True:
-            output = ""
+        output = ""
+        while (left := deadline - time.monotonic()) > 0:
             if image.ready_cmd is not None:
-                status, output = await unless_it_fails(start, sandbox.agent.run(image.ready_cmd, user=user))
+                run = sandbox.agent.run(image.ready_cmd, user=user, seconds=left)
+                status, output = await unless_it_fails(start, run)
                 if status == 0:
                     return
-            if time.monotonic() > deadline:
-                if image.ready_cmd is None:
-                    return
-                raise NodeError(f"template {image.names} was not ready after {_READY_TIMEOUT:g} s: {output[-1000:]}")
             await unless_it_fails(start, asyncio.sleep(0.25))
+        if image.ready_cmd is not None:
+            raise NodeError(f"template {image.names} was not ready after {_READY_TIMEOUT:g} s: {output[-1000:]}")
 
     async def _claim(self, sandbox: Sandbox) -> None:
         """Give a sandbox without an owner the identity of its template."""
@@ -172,9 +181,9 @@ class Templates:
         """
         await self._claim(sandbox)
         image = sandbox.image
-        with contextlib.suppress(TimeoutError, AgentUnavailable):  # an image without this user, for one, still starts
-            async with asyncio.timeout(_REHEARSAL_SECONDS):
-                await sandbox.agent.run(f"bash -l -c : ; {image.ready_cmd or ':'}", user=image.user)
+        command = f"bash -l -c : ; {image.ready_cmd or ':'}"
+        with contextlib.suppress(AgentUnavailable):  # an image without this user, for one, still starts
+            await sandbox.agent.run(command, user=image.user, seconds=_REHEARSAL_SECONDS)
 
     def _key(self, image: Image) -> str:
         """Names a snapshot by all that it depends on."""
@@ -194,10 +203,11 @@ class Templates:
     async def _take(self, cold: Source, snapshot: Path, report: Report | None = None) -> None:
         """Boot, run the start command, wait until ready, checkpoint. The snapshot appears whole or not at all."""
         began = time.monotonic()
-        staging = snapshot.with_name(f"{snapshot.name}.new")
+        # A name of its own: a command of a server that was killed may still be writing below the last one.
+        staging = snapshot.with_name(f"{snapshot.name}.{secrets.token_hex(4)}.new")
         # Snapshots of the same build for another runtime, closure or processor: nobody restores them any more.
         await asyncio.to_thread(shutil.rmtree, snapshot.parent, ignore_errors=True)
-        staging.mkdir(parents=True)
+        staging.mkdir(parents=True, mode=0o700)
         sandbox = await self._launcher.launch(cold)
         try:
             await self.start_up(sandbox, report)
@@ -205,7 +215,10 @@ class Templates:
             await self_test(sandbox, runtime, self._config.data_dir / "selftest")
             await self.rehearse(sandbox)
             await quiesce(sandbox)
-            await runtime.checkpoint(sandbox.container_id, staging, leave_running=False)
+            size = snapshot_bytes(sandbox, memory=True)
+            with self._space.claimed(staging, size, "the template's snapshot"):
+                await runtime.checkpoint(sandbox.container_id, staging, leave_running=False)
+            write_private(staging / _SECRET_FILE, sandbox.agent.secret.current)
         finally:
             await asyncio.shield(self._launcher.discard(sandbox))
         size = sum(path.stat().st_size for path in staging.iterdir())

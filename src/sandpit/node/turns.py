@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 
@@ -28,13 +28,21 @@ class FairTurns:
         return self._limit - self._free
 
     @asynccontextmanager
-    async def turn(self, tenant: str) -> AsyncIterator[None]:
-        """Hold a place."""
+    async def turn(self, tenant: str) -> AsyncIterator[Callable[[], None]]:
+        """Hold a place until the block ends, or until what this gives is called: for work that goes on without one."""
         await self._take(tenant)
+        held = True
+
+        def release() -> None:
+            nonlocal held
+            if held:
+                held = False
+                self._pass_on()
+
         try:
-            yield
+            yield release
         finally:
-            self._pass_on()
+            release()
 
     def refuse(self, error: Exception) -> None:
         """Let all who wait fail with `error`."""

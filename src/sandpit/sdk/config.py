@@ -67,7 +67,7 @@ class Config:
 
         Raises: SandboxException: the server has an IP address only, and no domain is set.
         """
-        named = domain or self.domain
+        named = self._domain(domain)
         if not named:
             parts = urlsplit(self.sandbox_url or "")
             name = _name_of(parts.hostname or "")
@@ -81,12 +81,24 @@ class Config:
 
     def scheme(self, domain: str | None) -> str:
         """`http` or `https`, for what `host` names."""
-        plain = not (domain or self.domain) and (self.sandbox_url or "").startswith("http://")
+        plain = not self._domain(domain) and (self.sandbox_url or "").startswith("http://")
         return "http" if plain else "https"
+
+    def _domain(self, domain: str | None) -> str | None:
+        """The domain to use: the server's, else ours. None where both are this machine: the address we have needs no certificate."""
+        if self.sandbox_url and not self.domain and _is_here(domain or "", urlsplit(self.sandbox_url).hostname or ""):
+            return None
+        return domain or self.domain
 
 
 def _setting(name: str) -> str | None:
     return os.environ.get(f"SANDPIT_{name}") or os.environ.get(f"E2B_{name}") or None
+
+
+def _is_here(domain: str, host: str) -> bool:
+    """Whether a server's domain is below `localhost`, and its address one that such names can stand for."""
+    name = domain.partition(":")[0]
+    return (name == "localhost" or name.endswith(".localhost")) and _name_of(host) == "localhost"
 
 
 def _name_of(host: str) -> str | None:

@@ -34,7 +34,8 @@ class Database:
     def __init__(self, url: str) -> None:
         self._url = make_url(url)
         self._sqlite = self._url.get_backend_name() == "sqlite"
-        self._engine = create_async_engine(self._url)
+        # Errors go into the log, and parameters are what requests hold: environment variables, for instance.
+        self._engine = create_async_engine(self._url, hide_parameters=True)
         if self._sqlite:
             event.listen(self._engine.sync_engine, "connect", _set_pragmas)
         self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
@@ -43,7 +44,10 @@ class Database:
             self._thread = ThreadPoolExecutor(1, "sandpit-store")
             # One thread, but not always the same one: close() comes from another.
             sync_engine = create_engine(
-                self._url.set(drivername="sqlite"), poolclass=StaticPool, connect_args={"check_same_thread": False}
+                self._url.set(drivername="sqlite"),
+                poolclass=StaticPool,
+                connect_args={"check_same_thread": False},
+                hide_parameters=True,
             )
             event.listen(sync_engine, "connect", _set_pragmas)
             self._sync_sessions = sessionmaker(sync_engine, expire_on_commit=False)
@@ -52,10 +56,13 @@ class Database:
         self._writer = asyncio.Lock()
 
     async def open(self) -> Self:
-        """Create the database when there is none and bring its tables up to date."""
+        """Create the database when there is none and bring its tables up to date: all migrations in one transaction, or none."""
         if self._sqlite and self._url.database:
             await asyncio.to_thread(_private_file, Path(self._url.database))
         async with self._engine.begin() as connection:
+            if self._sqlite:
+                # Python's driver begins a transaction before changes of rows only, and would keep each change of a table for itself.
+                await connection.exec_driver_sql("BEGIN IMMEDIATE")
             await connection.run_sync(migrate)
         return self
 
@@ -109,7 +116,7 @@ def migrate(connection: Connection, revision: str = "head") -> None:
 
 def _private_file(path: Path) -> None:
     # The records hold the agents' tokens: only the server's user may read them.
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
     path.touch(mode=0o600, exist_ok=True)
 
 

@@ -3,7 +3,9 @@
 // The names that getHost() gives do not resolve here; requests go to the address in E2B_SANDBOX_URL with such a name in
 // their Host header, which is what a wildcard DNS entry does.
 import assert from 'node:assert/strict'
+import fs from 'node:fs'
 import http from 'node:http'
+import https from 'node:https'
 import { test } from 'node:test'
 import { Sandbox, SandboxNotFoundError } from 'e2b'
 import { create, setting, until } from './support.mjs'
@@ -37,6 +39,15 @@ function visit(host, path = '/', headers = {}) {
   })
 }
 
+// The same by HTTPS, as a client that trusts the server's authority: the status.
+function visitSecurely(host) {
+  const { hostname, port } = new URL(setting('SANDPIT_TEST_TLS'))
+  const options = { hostname, port, headers: { Host: host }, servername: host.split(':')[0], ca: fs.readFileSync(setting('SANDPIT_TEST_CA')) }
+  return new Promise((resolve, reject) => {
+    https.get(options, (answer) => resolve(answer.resume().statusCode)).on('error', reject)
+  })
+}
+
 async function serve(sandbox, port, address = '0.0.0.0') {
   await sandbox.files.write('/tmp/echo.py', ECHO)
   await sandbox.commands.run(`python3 /tmp/echo.py ${address} ${port}`, { background: true, timeoutMs: 0 })
@@ -57,7 +68,8 @@ test('C119, C124: servers on any address', async (t) => {
   for (const [index, bound] of ['0.0.0.0', '::', '127.0.0.1', '::1'].entries()) {
     await serve(sandbox, 8000 + index, bound)
     const host = sandbox.getHost(8000 + index)
-    assert.ok(host.startsWith(`${8000 + index}-${sandbox.sandboxId}.`), host)
+    assert.equal(host, `${8000 + index}-${sandbox.sandboxId}.e2b.localhost:${new URL(setting('SANDPIT_TEST_TLS')).port}`)
+    assert.equal(await visitSecurely(host), 200)
     const [status, body] = await visit(host, '/a%20b?c=d')
     const { path, headers } = JSON.parse(body)
     assert.deepEqual([status, path, headers.host], [200, '/a%20b?c=d', host])

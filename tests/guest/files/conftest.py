@@ -90,7 +90,7 @@ def running(token: str | None = None, user: str = "root") -> Iterator[Agent]:
     ]
     command = [sys.executable, "-c", PROGRAM, token or "", user, *options]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCE)}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stderr
     try:
         ready = process.stderr.readline()

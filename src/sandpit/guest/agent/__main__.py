@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,8 +17,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from sandpit.guest.agent import elevate, sudo_shim
+from sandpit.guest.agent.control import ControlKeys, received_keys
 from sandpit.guest.agent.identity import use_resolver
 from sandpit.guest.agent.legacy.door import MAX_MESSAGE_BYTES, PORT, Door, web_socket
+from sandpit.guest.agent.lender import Lender
+from sandpit.guest.agent.listeners import BACKLOG, Held, hold
 from sandpit.guest.agent.relay import Relay
 from sandpit.guest.agent.server import build_app
 from sandpit.guest.agent.state import AgentState
@@ -43,34 +47,39 @@ _KEEP_ALIVE_S = 3600
 def main() -> None:
     """Serve until killed."""
     options = _options()
+    keys = received_keys()
     os.umask(0o022)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # this too is inherited
     os.chdir("/")
     for number in _HARMLESS_SIGNALS:
         signal.signal(number, lambda *_: None)  # not SIG_IGN, which all that we start would inherit
-    uvloop.run(serve(options.host, options.port, options.relay_port, options.legacy_port, options.gateway))
+    # First, and before any other process: nobody else can have these ports.
+    held = [hold(options.host, port) for port in (options.port, options.relay_port, options.legacy_port)]
+    uvloop.run(serve(options.host, held, options.gateway, keys))
 
 
-async def serve(host: str, port: int, relay_port: int, legacy_port: int, gateway: str) -> None:
-    """Listen on all ports, and reap children, for ever.
+async def serve(host: str, held: list[Held], gateway: str, keys: ControlKeys | None) -> None:
+    """Serve on all ports (the current protocol's, the relay's, that of 2024), and reap children, for ever.
 
     uvicorn's connections without its server, which wakes up ten times a second (a hundred idle sandboxes would notice)
     and takes over signals.
     """
     loop = asyncio.get_running_loop()
-    agent = AgentState(gateway=gateway)
+    agent = AgentState(gateway=gateway, control=keys)
     app = build_app(agent)
     # Not add_signal_handler: uvloop keeps SIGCHLD for its own subprocesses, of which there are none.
     signal.signal(signal.SIGCHLD, lambda *_: loop.call_soon_threadsafe(app.state.processes.reap))
     app.state.processes.reap()
     use_resolver(gateway, agent.journal)
-    http = await _listen(app, host, port)
-    legacy = await _listen(Door(agent, app.state.processes), host, legacy_port, web_socket)
-    relay = await loop.create_server(lambda: Relay(gateway), host, relay_port, backlog=2048)
-    ports = [server.sockets[0].getsockname()[1] for server in (http, relay, legacy)]
+    sockets = [one.listener for one in held]
+    http = await _listen(app, sockets[0])
+    legacy = await _listen(Door(agent, app.state.processes), sockets[2], web_socket)
+    relay = await loop.create_server(lambda: Relay(agent), sock=sockets[1], backlog=BACKLOG)
+    ports = [listener.getsockname()[1] for listener in sockets]
     sys.stderr.write(f"sandpit agent: listening on {host}, port {ports[0]}, relay {ports[1]}, 2024's {ports[2]}\n")
     if os.getpid() == 1:
         leave_host_output()
+        Lender(host).listen()
         if sudo_shim.kernel_ignores_set_user_id():
             elevate.Elevator(app.state.processes).listen()
             sudo_shim.keep_replaced()
@@ -79,7 +88,7 @@ async def serve(host: str, port: int, relay_port: int, legacy_port: int, gateway
 
 
 async def _listen(
-    app: Any, host: str, port: int, web_socket: Callable[..., Any] | Literal["none"] = "none"
+    app: Any, listener: socket.socket, web_socket: Callable[..., Any] | Literal["none"] = "none"
 ) -> asyncio.Server:
     """Serve an ASGI application. Websockets are not pinged: a client that is busy for a while has not gone."""
     config = Config(
@@ -102,7 +111,7 @@ async def _listen(
     config.load()
     state = ServerState()
     loop = asyncio.get_running_loop()
-    return await loop.create_server(lambda: HttpToolsProtocol(config, state, {}), host, port, backlog=2048)
+    return await loop.create_server(lambda: HttpToolsProtocol(config, state, {}), sock=listener, backlog=BACKLOG)
 
 
 def leave_host_output() -> None:

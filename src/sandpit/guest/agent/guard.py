@@ -1,4 +1,4 @@
-"""Who may call what: the access token, and control calls for the gateway only (current-protocol 4.7)."""
+"""Who may call what: the access token, and control calls for the node only, by its secret (current-protocol 4.7)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import hmac
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from sandpit.guest.agent.control import HEADER
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -38,15 +40,22 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
         elif scope["path"] in CONTROL_PATHS:
-            # The edge and code in the sandbox are told the same as for a path that does not exist.
-            if scope["client"] is None or scope["client"][0] != self.state.gateway:
-                await _refuse(send, 404, "not found")
-            else:
+            if comes_from_node(self.state, scope):
                 await self.app(scope, receive, send)
+            else:  # the edge and code in the sandbox get the same answer as for a path that does not exist
+                await _refuse(send, 404, "not found")
         elif (scope["method"], scope["path"]) in _TOKENLESS or token_matches(self.state, only_token(scope)):
             await self.app(scope, receive, send)
         else:
             await _refuse(send, 401, _UNAUTHORIZED)
+
+
+def comes_from_node(state: AgentState, scope: Scope) -> bool:
+    """Whether a control call is the node's: by the sandbox's secret. The peer's address is a second line, which root can forge."""
+    if state.control is None or scope["client"] is None or scope["client"][0] != state.gateway:
+        return False
+    secrets = [value for name, value in scope["headers"] if name == HEADER]
+    return len(secrets) == 1 and state.control.opens_control(secrets[0])
 
 
 def only_token(scope: Scope) -> bytes | None:

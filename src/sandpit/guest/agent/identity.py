@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
 
+from sandpit.guest.agent.control import keys_of
 from sandpit.guest.agent.snapshot_service import forget_freezing
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def _take(state: AgentState, body: Any) -> bool:
     env = body.get("envVars") or {}
     if not isinstance(env, dict) or not all(isinstance(value, str) and name for name, value in env.items()):
         raise TypeError("envVars must map names to strings")
+    keys = keys_of(body["controlKeys"]) if "controlKeys" in body else state.control
+    state.control = keys  # from here on the secret of before opens nothing
     state.access_token = token or None
     state.default_user, state.default_workdir = user or "root", workdir or None
     state.sandbox_id, state.template_id = sandbox_id, template_id

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-_PORT_LINE = re.compile(rb"([1-9][0-9]{0,4})\n")
-_LONGEST_LINE = 6
+if TYPE_CHECKING:
+    from sandpit.guest.agent.state import AgentState
+
+_LINE = re.compile(rb"([1-9][0-9]{0,4}) ([0-9a-f]{64})\n")
+_LONGEST_LINE = 71
 _LINE_TIMEOUT_S = 10.0
 _DIAL_TIMEOUT_S = 10.0
 
 
 class Relay(asyncio.Protocol):
-    """One connection from the gateway: a port number, an answer of one byte, then bytes both ways."""
+    """One connection from the edge: a port number and the edge's secret, an answer of one byte, then bytes both ways."""
 
-    def __init__(self, gateway: str) -> None:
-        self._gateway = gateway
+    def __init__(self, state: AgentState) -> None:
+        self._state = state
         self._line = b""
         self._dial: asyncio.Task[None] | None = None
         self._server: _ServerSide | None = None
@@ -25,7 +28,7 @@ class Relay(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
-        if peer is None or peer[0] != self._gateway:
+        if peer is None or peer[0] != self._state.gateway:
             self.transport.abort()
             return
         self._timer = asyncio.get_running_loop().call_later(_LINE_TIMEOUT_S, self.transport.abort)
@@ -61,8 +64,11 @@ class Relay(asyncio.Protocol):
             self._server.transport.resume_reading()
 
     def _parse(self) -> None:
-        match = _PORT_LINE.match(self._line)
-        if match is None or int(match[1]) > 65535:
+        match, keys = _LINE.match(self._line), self._state.control
+        if match is None or keys is None or not keys.opens_relay(match[2]):
+            self.transport.abort()  # somebody else's: no word about which ports are open
+            return
+        if int(match[1]) > 65535:
             self._refuse()
             return
         self._line = self._line[match.end() :]

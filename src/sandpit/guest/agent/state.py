@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sandpit.guest.agent.control import ControlKeys
 from sandpit.guest.agent.journal import Journal
 
 
@@ -12,7 +13,9 @@ class AgentState:
     """One per agent. Everything but `gateway` and `journal` is replaced by each `POST /init` (architecture, The guest)."""
 
     gateway: str = "169.254.0.22"
-    """The only TCP peer whose control calls and relay connections are served."""
+    """The only TCP peer whose control calls and relay connections are served, if it has the secret."""
+    control: ControlKeys | None = None
+    """What control calls and relay connections are checked against; None refuses all."""
     access_token: str | None = None
     """Demanded in `X-Access-Token`; None leaves the sandbox open."""
     env: dict[str, str] = field(default_factory=dict)

@@ -8,6 +8,7 @@ import uvicorn
 
 from sandpit.guest.interpreter.app import build_app
 from sandpit.guest.interpreter.jupyter.door import Door
+from sandpit.guest.interpreter.ports import borrow
 from sandpit.guest.interpreter.registry import Registry
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ async def serve(settings: Settings) -> None:
     async with Registry(settings).running() as registry, Door(registry, settings).ready():
         config = uvicorn.Config(
             build_app(registry),
-            host=settings.host,
-            port=settings.port,
             http="httptools",
             ws="none",
             lifespan="off",
@@ -36,4 +35,5 @@ async def serve(settings: Settings) -> None:
             timeout_keep_alive=_IDLE_SECONDS,
             timeout_graceful_shutdown=1,
         )
-        await uvicorn.Server(config).serve()
+        with borrow(settings.lender, settings.host, settings.port) as listener:
+            await uvicorn.Server(config).serve(sockets=[listener])

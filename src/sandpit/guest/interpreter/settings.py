@@ -28,6 +28,8 @@ class Settings:
     """Where they read which kernel is the default one."""
     jupyter_socket: Path = Path("/run/e2b-jupyter/server.sock")
     """The same for root in the sandbox, always there: where E2B's template has its Jupyter server since 2026."""
+    lender: Path = Path("/run/sandpit/ports/lend.sock")
+    """Where the agent lends listening sockets (`sandpit.guest.agent.lender`)."""
     transport: str = "ipc"
     """How to talk to ipykernel: `ipc` (unix sockets) or `tcp` (loopback); other kernels know TCP only.
 
@@ -50,6 +52,7 @@ class Settings:
             runtime_dir=Path(environ.get(prefix + "RUNTIME_DIR", str(default.runtime_dir))),
             jupyter_port=int(environ.get(prefix + "JUPYTER_PORT", str(default.jupyter_port))),
             jupyter_socket=Path(environ.get(prefix + "JUPYTER_SOCKET", str(default.jupyter_socket))),
+            lender=Path(environ.get(prefix + "LENDER", str(default.lender))),
             jupyter_dir=Path(environ.get(prefix + "JUPYTER_DIR", str(default.jupyter_dir))),
             transport=environ.get(prefix + "TRANSPORT", default.transport),
             preload=tuple(name.strip() for name in preload.split(",") if name.strip()),

@@ -2,7 +2,7 @@
 
 Found at start (docs/architecture.md, the guest): `/` the template's root, read-only; `/.disk` an empty file system whose size is the
 sandbox's disk limit; `/.sandpit` the guest closure; `/proc`, `/sys`, `/dev`; for a sandbox that lived before,
-`/.restore/disk`, which is what it has written (sandpit.guest.disk). Left behind: an overlay of both as `/`.
+`/.restore/disk`, which is what it has written (sandpit.guest.disk). Left behind: an overlay of both as `/`, entered as a chroot.
 """
 
 from __future__ import annotations
@@ -57,6 +57,20 @@ def enter() -> None:
         if not path.is_symlink() and not path.exists():
             path.mkdir()
             path.chmod(mode)
+    _refuse_user_namespaces()
+
+
+def _refuse_user_namespaces() -> None:
+    """Go on in a copy of the root, which is a chroot: from there the kernel makes no user namespace (EPERM, clone(2)).
+
+    gVisor asks whether a process has CAP_NET_RAW and CAP_NET_ADMIN in its own user namespace, not in that of the network: in a new one,
+    any user could read all traffic of the sandbox, tokens included, and change its addresses. crun's system call filter refuses it too.
+    """
+    _mount(
+        "/", Path("/sys"), None, _MS_BIND | _MS_REC, None
+    )  # a directory for sure; from inside, it is the real /sys again
+    os.chroot("/sys")
+    os.chdir("/")
 
 
 def _fill(upper: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from sandpit.node.boundedlog import BoundedLog
 from sandpit.node.cgroups import Cgroup
 from sandpit.node.contract import NodeError
 from sandpit.node.processes import ProcessId
@@ -48,8 +49,12 @@ class Plan:
     limits: Limits
     cgroup: str
     """Path of the container's group below each hierarchy's root."""
+    log: BoundedLog
+    """Where the runtime's command and the first process print to. Belongs to the caller."""
     disk: Path | None = None
     """At boot: what an earlier life has written, as `Runtime.copy_disk` or the agent gave it. Belongs to the snapshot; not written to."""
+    handover: bytes = field(default=b"", repr=False)
+    """At boot: what the first process reads on its standard input, less than a pipe holds. A restored one has read its own."""
 
 
 class Runtime(Protocol):

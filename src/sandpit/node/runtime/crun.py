@@ -1,7 +1,9 @@
 """crun: namespaces, a user namespace of the sandbox's own, seccomp, few capabilities. For the operator's own code, and speed.
 
-The root file system is an overlay made on the host from idmapped layers, so that root in the sandbox is an unprivileged user outside. Its
-upper part lies on an ext4 image of the sandbox's disk size: a full disk is ENOSPC inside and touches nobody else.
+The root file system is an overlay made from idmapped layers, so that root in the sandbox is an unprivileged user outside. Its upper part
+lies on an ext4 image of the sandbox's disk size: a full disk is ENOSPC inside and touches nobody else. The overlay exists only in the
+sandbox's own mount namespace, where set-user-ID programs work; what the host keeps of it, image and layers, is mounted without them, in
+directories that only root can enter (`crun_stage`).
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ import hashlib
 import json
 import logging
 import shutil
-import uuid
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -21,9 +22,10 @@ from sandpit.node import mounts, namespaces
 from sandpit.node.cgroups import Cgroup, LimitValues
 from sandpit.node.commands import tied
 from sandpit.node.processes import ProcessId
-from sandpit.node.runtime import crun_config, disk_image
+from sandpit.node.runtime import crun_config, crun_stage, disk_image
 from sandpit.node.runtime.base import Plan, RuntimeFailed, SnapshotUnsupported
 from sandpit.node.runtime.detached import run_detached
+from sandpit.private import passable, private
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +36,6 @@ _WATCHES = {"max_inotify_instances": 256, "max_inotify_watches": 1 << 17}
 (inotify(7)): without these, one sandbox could leave no file watches for the others, nor for the host's services."""
 _WATCHING_SANDBOXES = 1024
 """How many sandboxes may use all of that at once. Memory for watches comes out of the sandbox's own limit."""
-
-_HIDE_UNIFIED = "if [ -d /sys/fs/cgroup/unified ]; then mount -t tmpfs none /sys/fs/cgroup/unified; fi && "
-"""crun refuses the hybrid layout while its v2 part has a controller, even when told to leave groups alone; hidden from crun alone,
-the layout is a legacy one."""
 
 
 class Crun:
@@ -50,10 +48,12 @@ class Crun:
         """`state_dir` is crun's root directory, of this node alone."""
         self._binary = binary
         self._state_dir = state_dir
+        self._stage = state_dir.with_name("stage")
 
     def prepare(self) -> None:
         """Make the directories that the driver needs."""
-        self._state_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
+        private(self._state_dir)
+        passable(self._stage)  # for root of every sandbox's user namespace
         for name, value in _WATCHES.items():
             _raise_host_limit(
                 Path("/proc/sys/fs/inotify", name.replace("inotify", "user")), value * _WATCHING_SANDBOXES
@@ -88,9 +88,8 @@ class Crun:
 
     async def boot(self, plan: Plan) -> ProcessId:
         """See Runtime."""
-        rootfs = await self._assemble(plan)
-        (plan.bundle / crun_config.BOOT_ID).write_text(f"{uuid.uuid4()}\n")
-        (plan.bundle / "config.json").write_text(json.dumps(crun_config.configuration(plan, rootfs)))
+        await self._assemble(plan)
+        (plan.bundle / "config.json").write_text(json.dumps(crun_config.configuration(plan, self._stage)))
         cgroup = Cgroup(plan.cgroup)
         cgroup.create(LimitValues(plan.limits.cpus, plan.limits.memory_mb, plan.limits.pids + _AGENT_PIDS))
         pid_file = plan.bundle / "pid"
@@ -169,12 +168,12 @@ class Crun:
             if path.startswith(f"{plan_bundle}/"):
                 mounts.unmount(Path(path))
 
-    async def _assemble(self, plan: Plan) -> Path:
-        """Mount the writable root; everything lies below the bundle."""
+    async def _assemble(self, plan: Plan) -> None:
+        """Mount the parts of the writable root; everything lies below the bundle."""
         base = crun_config.first_uid(plan.slot)
-        disk, owned, root = plan.bundle / "disk", plan.bundle / "owned", plan.bundle / "root"
-        for directory in (disk, owned, root):
-            directory.mkdir()
+        disk, owned = plan.bundle / "disk", plan.bundle / crun_stage.OWNED
+        for directory in (disk, owned):
+            directory.mkdir(mode=0o700)
         image = plan.bundle / "disk.img"
         if plan.disk is None:
             await disk_image.make(image, plan.limits.disk_mb)
@@ -183,21 +182,21 @@ class Crun:
         await disk_image.mount(image, disk)
         # On the image, owners are those seen inside: any slot can use it.
         mounts.bind_idmapped(disk, owned, base, read_only=False)
-        lowers = []
         for number, layer in enumerate(plan.layers):
-            lower = plan.bundle / f"lower{number}"
-            lower.mkdir()
+            lower = plan.bundle / crun_stage.lower(number)
+            lower.mkdir(mode=0o700)
             mounts.bind_idmapped(layer, lower, base)
-            lowers.append(lower)
-        mounts.overlay(root, lowers, owned / "upper", owned / "work")
-        return root
 
     async def _run(self, plan: Plan, cgroup: Cgroup, arguments: list[str]) -> None:
         """Run crun inside the container's group: it inherits the limits from its first instruction on."""
         join = "".join(f"echo $$ > {path}/cgroup.procs && " for path in cgroup.directories())
         crun = (str(self._binary), "--root", str(self._state_dir), "--cgroup-manager=disabled", *arguments)
-        argv = tied(f'{join}{_HIDE_UNIFIED}exec "$@"', *crun)
-        await run_detached(argv, "crun run", plan.bundle.parent / "runtime.log", _START_SECONDS)
+        stage = crun_stage.script(self._stage, plan.bundle, plan.closure, len(plan.layers))
+        argv = tied(f'{join}{stage} && exec "$@"', *crun)
+        await run_detached(argv, "crun run", plan.log, _START_SECONDS, plan.handover)
+        # The overlay has taken hold of them.
+        for name in (crun_stage.OWNED, *(crun_stage.lower(number) for number in range(len(plan.layers)))):
+            mounts.unmount(plan.bundle / name)
 
 
 def _raise_host_limit(path: Path, value: int) -> None:

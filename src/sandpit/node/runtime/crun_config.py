@@ -5,29 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sandpit.node.runtime import oci, seccomp
+from sandpit.node.runtime import crun_stage, hidden, oci, seccomp
 from sandpit.node.runtime.base import Plan
 from sandpit.node.slots import Slot
 
 _FIRST_UID = 0x10000000
 """Outer user ids start here, 65536 for each slot: no user of the host, none of another sandbox."""
 _UIDS = 65536
-_MASKED = (
-    "acpi",
-    "asound",
-    "interrupts",
-    "kallsyms",
-    "kcore",
-    "keys",
-    "latency_stats",
-    "sched_debug",
-    "scsi",
-    "sysrq-trigger",
-    "timer_list",
-)
-_READ_ONLY = ("bus", "fs", "irq", "sys")
-BOOT_ID = "boot_id"
-"""In the bundle: the file that stands for the kernel's boot id, which is the host's, and the same after a boot."""
 
 
 def first_uid(slot: Slot) -> int:
@@ -35,28 +19,28 @@ def first_uid(slot: Slot) -> int:
     return _FIRST_UID + slot.number * _UIDS
 
 
-def configuration(plan: Plan, rootfs: Path) -> dict[str, Any]:
-    """What `crun run` reads from `config.json`; `rootfs` is the assembled root."""
+def configuration(plan: Plan, stage: Path) -> dict[str, Any]:
+    """What `crun run` reads from `config.json`; `stage` is where the parts of its root are (`crun_stage`)."""
     base = first_uid(plan.slot)
     mapping = [{"containerID": 0, "hostID": base, "size": _UIDS}]
     return {
         "ociVersion": "1.0.0",
         "hostname": "sandbox",
-        "root": {"path": str(rootfs), "readonly": False},
+        "root": {"path": str(stage / crun_stage.ROOT), "readonly": False},
         "process": oci.process(oci.guest_command("agent"), oci.CAPABILITIES, no_new_privileges=False),
-        "mounts": _mounts(plan),
+        "mounts": _mounts(plan, stage),
         "linux": {
             "namespaces": oci.namespaces(plan, "pid", "ipc", "uts", "mount", "user", "cgroup"),
             "uidMappings": mapping,
             "gidMappings": mapping,
-            "maskedPaths": [f"/proc/{name}" for name in _MASKED],
-            "readonlyPaths": [f"/proc/{name}" for name in _READ_ONLY],
+            "maskedPaths": hidden.paths(),
+            "readonlyPaths": list(hidden.READ_ONLY),
             "seccomp": seccomp.filter_for(oci.CAPABILITIES),
         },
     }
 
 
-def _mounts(plan: Plan) -> list[dict[str, Any]]:
+def _mounts(plan: Plan, stage: Path) -> list[dict[str, Any]]:
     shm = f"size={plan.limits.memory_mb // 2}m"
     return [
         {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
@@ -87,13 +71,13 @@ def _mounts(plan: Plan) -> list[dict[str, Any]]:
         {
             "destination": "/proc/sys/kernel/random/boot_id",  # else the host's, and the same after a boot
             "type": "bind",
-            "source": str(plan.bundle / BOOT_ID),
+            "source": str(stage / crun_stage.BOOT_ID),
             "options": ["bind", "ro", "nosuid", "nodev", "noexec"],
         },
         {
             "destination": "/.sandpit",
             "type": "bind",
-            "source": str(plan.closure),
+            "source": str(stage / crun_stage.CLOSURE),
             "options": ["bind", "ro", "nosuid", "nodev"],
         },
     ]

@@ -4,39 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 
+from sandpit import programs
+from sandpit.node.boundedlog import BoundedLog
 from sandpit.node.runtime.base import RuntimeFailed
 
-_LAST_CHARACTERS = 2000
-"""Of the output, in messages."""
 
+async def run_detached(argv: Sequence[str], what: str, log: BoundedLog, timeout: float, stdin: bytes = b"") -> None:
+    """Run a command to its end, with output to `log`: a detached container keeps its descriptors for life.
 
-async def run_detached(argv: Sequence[str], what: str, log: Path, timeout: float) -> None:
-    """Run a command to its end, with output to a file: a detached container keeps its descriptors for life.
+    It finds `stdin` on its standard input, which must fit into a pipe (4096 bytes, pipe(7)).
 
     Cancelled, or after `timeout` seconds, the command is killed. Raises: RuntimeFailed, OSError.
     """
-    descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    given = _pipe_with(stdin) if stdin else subprocess.DEVNULL
     try:
-        process = await asyncio.create_subprocess_exec(
-            *argv, stdin=asyncio.subprocess.DEVNULL, stdout=descriptor, stderr=descriptor, start_new_session=True
+        process = await programs.start(
+            *argv, stdin=given, stdout=log.descriptor, stderr=log.descriptor, new_session=True
         )
     finally:
-        os.close(descriptor)
+        if stdin:
+            os.close(given)
     try:
         async with asyncio.timeout(timeout):
             status = await process.wait()
     except TimeoutError:
         process.kill()
-        raise RuntimeFailed(f"{what} did not finish within {timeout:g} s: {_output(log)}") from None
+        raise RuntimeFailed(f"{what} did not finish within {timeout:g} s: {log.last_words()}") from None
     except asyncio.CancelledError:
         process.kill()
         raise
     if status:
-        raise RuntimeFailed(f"{what} failed with status {status}: {_output(log)}")
+        raise RuntimeFailed(f"{what} failed with status {status}: {log.last_words()}")
 
 
-def _output(log: Path) -> str:
-    return log.read_text(errors="replace").strip()[-_LAST_CHARACTERS:] or "(no output)"
+def _pipe_with(content: bytes) -> int:
+    """The reading end of a pipe that holds `content` and then ends."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    with open(writing, "wb", buffering=0) as pipe:  # noqa: PTH123 - a descriptor
+        pipe.write(content)
+    return reading

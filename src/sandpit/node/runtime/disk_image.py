@@ -23,11 +23,13 @@ async def make(image: Path, size_mb: int) -> None:
 async def mount(image: Path, target: Path) -> None:
     """Mount it through a loop device that goes with the mount. Raises: CommandFailed, OSError.
 
-    Set-user-ID programs must work; outside nobody reaches this mount.
+    Programs of the sandbox give nobody rights here: what the sandbox itself sees is an overlay of it, mounted where only it looks.
     """
-    await run("mount", "-o", "loop,nodev", str(image), str(target))
+    await run("mount", "-o", "loop,nosuid,nodev", str(image), str(target))
     for name in ("upper", "work"):
-        (target / name).mkdir(mode=0o755, exist_ok=True)
+        if not (target / name).exists():
+            (target / name).mkdir()
+            (target / name).chmod(0o755)
 
 
 async def copy(source: Path, target: Path) -> None:

@@ -11,21 +11,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import secrets
 import shutil
-import tempfile
 from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sandpit.node import mounts
+from sandpit.node import mounts, partials
 from sandpit.node.cgroups import Cgroup
 from sandpit.node.commands import CommandFailed, run, save, tied
 from sandpit.node.processes import ProcessId
-from sandpit.node.runtime import oci
+from sandpit.node.runtime import gvisor_checkpoint, oci
 from sandpit.node.runtime.base import Plan, RuntimeFailed
 from sandpit.node.runtime.detached import run_detached
+from sandpit.private import private
 
 _GUEST_CAPABILITIES = (
     *oci.CAPABILITIES,
@@ -43,8 +42,12 @@ _GUEST_CAPABILITIES = (
 )
 _MOUNT_POINTS = ("proc", "sys", "dev", "tmp", ".disk", ".restore", ".sandpit")
 """What the template's root must have; runsc mounts a /tmp of its own where it finds none or an empty one."""
+_DISK = "disk"
+"""In the bundle: where runsc keeps the file that is behind the sandbox's disk."""
 _RESTORE = "restore"
 """In the bundle: where the snapshot is mounted that a boot takes its file system from."""
+_GUARDED = ["ro", "nosuid", "nodev"]
+"""What the gofer serves of the host. The mounts themselves say the same, see `mounts.bind`; that is what holds."""
 _SENTRY_MEMORY_MB = 128
 """Room for the sentry and the gofer in the sandbox's memory limit."""
 _MKFS_SECONDS = 900.0
@@ -64,7 +67,17 @@ FLAGS = (
     "--cpu-num-from-quota",
     # Without it a checkpoint fails while any TCP connection is open or in TIME_WAIT.
     "--net-disconnect-ok",
+    # Sockets and pipes of the host are nobody's way out.
+    "--host-uds=none",
+    "--host-fifo=none",
+    # The sentry opens no file of the host by itself: it has no directory of the host to open one in, and a system call filter that
+    # refuses it. The gofer, which has no other task, opens for it.
+    "--directfs=false",
 )
+_DIRECT = ("--directfs=true",)
+"""After the others: the last one counts."""
+_GOFER_RELEASE = ".gofer"
+"""Ends the name of a release that is run like this: snapshots of the other way, Sandpit's only one up to 0.1, restore with it alone."""
 
 
 class Gvisor:
@@ -73,18 +86,24 @@ class Gvisor:
     name = "gvisor"
     stacks_layers = False
 
-    def __init__(self, binary: Path, state_dir: Path, releases_dir: Path) -> None:
-        """`state_dir` is runsc's root directory, of this node alone; `releases_dir` keeps binaries that snapshots need."""
+    def __init__(self, binary: Path, state_dir: Path, releases_dir: Path, *, direct: bool = False) -> None:
+        """`state_dir` is runsc's root directory, of this node alone; `releases_dir` keeps binaries that snapshots need.
+
+        With `direct` the sentry opens files of the host itself.
+        """
         self._binary = binary
+        self._direct = direct
         self._releases_dir = releases_dir
         self._state_dir = state_dir
-        self._skeleton = state_dir.parent / "skeleton"
+        self._skeleton = state_dir.parent / "skeleton/root"
 
     def prepare(self) -> None:
         """Make the directories that the driver needs."""
-        self._state_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
-        for name in _MOUNT_POINTS:
-            (self._skeleton / name).mkdir(parents=True, exist_ok=True)
+        private(self._state_dir)
+        private(self._skeleton.parent)
+        for path in (self._skeleton, *(self._skeleton / name for name in _MOUNT_POINTS)):
+            path.mkdir(exist_ok=True)
+            path.chmod(0o755)  # of what is seen inside
         (self._skeleton / "tmp").chmod(0o1777)
 
     @cached_property
@@ -94,14 +113,14 @@ class Gvisor:
 
     def release(self) -> str:
         """See Runtime."""
-        return self._digest
+        return self._digest if self._direct else self._digest + _GOFER_RELEASE
 
     def keep_release(self) -> None:
         """See Runtime."""
         kept = self._releases_dir / self.release()
         if kept.exists():
             return
-        self._releases_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+        private(self._releases_dir)
         partial = kept.with_suffix(".new")
         shutil.copy(self._binary, partial)
         partial.rename(kept)
@@ -109,7 +128,8 @@ class Gvisor:
     def other_release(self, release: str) -> Gvisor | None:
         """See Runtime."""
         kept = self._releases_dir / release
-        return Gvisor(kept, self._state_dir, self._releases_dir) if kept.is_file() else None
+        direct = not release.endswith(_GOFER_RELEASE)
+        return Gvisor(kept, self._state_dir, self._releases_dir, direct=direct) if kept.is_file() else None
 
     def forget_releases(self, needed: Collection[str]) -> None:
         """See Runtime."""
@@ -128,33 +148,33 @@ class Gvisor:
         image = store / f"{key}.erofs"
         if image.exists():
             return image
-        store.mkdir(parents=True, exist_ok=True)
-        partial = store / f"{key}.{secrets.token_hex(4)}.new"  # two builds may need the same one at once
-        with tempfile.TemporaryDirectory(dir=store) as scratch:
-            merged = Path(scratch)
+        private(store)
+        with partials.making(store, key) as work:  # two builds may need the same one at once
+            merged, partial = work / "merged", work / "image"
+            merged.mkdir()
             mounts.overlay(merged, [*layers, self._skeleton])
             try:
-                await run("mkfs.erofs", "-Enoinline_data", str(partial), str(merged), timeout=_MKFS_SECONDS)
-            except BaseException:
-                partial.unlink(missing_ok=True)
-                raise
+                # A server that is killed leaves nobody at work on a gigabyte.
+                mkfs = ("setpriv", "--pdeathsig", "KILL", "mkfs.erofs", "-Enoinline_data")
+                await run(*mkfs, str(partial), str(merged), timeout=_MKFS_SECONDS)
             finally:
                 mounts.unmount(merged)
-        image.with_suffix(".json").write_text(json.dumps([layer.parent.name for layer in layers]))
-        partial.rename(image)
+            image.with_suffix(".json").write_text(json.dumps([layer.parent.name for layer in layers]))
+            partial.rename(image)
         return image
 
     async def boot(self, plan: Plan) -> ProcessId:
         """See Runtime."""
         self._write_bundle(plan)
-        await self._run(plan.bundle, "run", "--detach", "--bundle", str(plan.bundle), plan.container_id)
+        arguments = ("--detach", "--bundle", str(plan.bundle), plan.container_id)
+        await self._run(plan, "run", *arguments, stdin=plan.handover)
         return self._sandbox_process(plan.container_id)
 
     async def restore(self, plan: Plan, image: Path) -> ProcessId:
         """See Runtime."""
         self._write_bundle(plan)
         arguments = ("--detach", "--bundle", str(plan.bundle), "--image-path", str(image))
-        await self._run(plan.bundle, "restore", *arguments, plan.container_id)
+        await self._run(plan, "restore", *arguments, plan.container_id)
         return self._sandbox_process(plan.container_id)
 
     async def checkpoint(self, container_id: str, image: Path, *, leave_running: bool) -> None:
@@ -163,6 +183,10 @@ class Gvisor:
         if leave_running:
             arguments.append("--leave-running")
         await self._control("checkpoint", *arguments, container_id, timeout=_CHECKPOINT_SECONDS)
+        try:
+            await gvisor_checkpoint.check(image)
+        except (gvisor_checkpoint.Damaged, CommandFailed, OSError) as error:
+            raise RuntimeFailed(f"runsc has not written all of the checkpoint, is the disk full? {error}") from error
 
     async def freeze(self, container_id: str, cgroup: Cgroup) -> None:
         """See Runtime."""
@@ -179,7 +203,7 @@ class Gvisor:
 
     async def export_disk(self, container_id: str, target: Path, limit: int) -> None:
         """See Runtime. Another process is started in the sandbox."""
-        command = (str(self._binary), "--root", str(self._state_dir), *FLAGS, "exec", container_id)
+        command = (*self._runsc(), "exec", container_id)
         try:
             await save(*command, *oci.guest_command("export"), target=target, limit=limit, timeout=_EXPORT_SECONDS)
         except CommandFailed as error:
@@ -198,25 +222,32 @@ class Gvisor:
 
     async def forget(self, plan_bundle: Path, container_id: str) -> None:
         """See Runtime. `runsc delete` waits for seconds; what it would remove is removed here."""
-        mounts.unmount(plan_bundle / _RESTORE)
+        for name in (_RESTORE, _DISK):
+            mounts.unmount(plan_bundle / name)
         for path in (*self._state_dir.glob(f"{container_id}_sandbox*"), self._state_dir / f"runsc-{container_id}.sock"):
             path.unlink(missing_ok=True)
-        await asyncio.to_thread(shutil.rmtree, plan_bundle / "disk", ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, plan_bundle / _DISK, ignore_errors=True)
 
     def _write_bundle(self, plan: Plan) -> None:
-        disk = plan.bundle / "disk"
-        disk.mkdir(parents=True, exist_ok=True)
+        disk = plan.bundle / _DISK
+        disk.mkdir(parents=True, exist_ok=True, mode=0o700)
+        mounts.bind(disk, disk, read_only=False)
         if plan.disk is not None:
             restore = plan.bundle / _RESTORE
-            restore.mkdir()
+            restore.mkdir(mode=0o700)
             # "ro" in the configuration alone does not hold, see Closures.
-            mounts.bind_read_only(plan.disk.parent, restore)
+            mounts.bind(plan.disk.parent, restore)
         (plan.bundle / "config.json").write_text(json.dumps(self.config(plan, disk)))
 
     def config(self, plan: Plan, disk: Path) -> dict[str, Any]:
         """The OCI configuration."""
         size = f"size={plan.limits.disk_mb}m"
-        restore = {"destination": "/.restore", "type": "bind", "source": str(plan.bundle / _RESTORE), "options": ["ro"]}
+        restore = {
+            "destination": "/.restore",
+            "type": "bind",
+            "source": str(plan.bundle / _RESTORE),
+            "options": _GUARDED,
+        }
         hint = "dev.gvisor.spec.mount.disk"
         return {
             "ociVersion": "1.0.0",
@@ -234,7 +265,7 @@ class Gvisor:
             "mounts": [
                 {"destination": "/proc", "type": "proc", "source": "proc"},
                 {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]},
-                {"destination": "/.sandpit", "type": "bind", "source": str(plan.closure), "options": ["ro"]},
+                {"destination": "/.sandpit", "type": "bind", "source": str(plan.closure), "options": _GUARDED},
                 {"destination": "/.disk", "type": "bind", "source": str(disk), "options": ["rw", size]},
                 *([restore] if plan.disk is not None else []),
             ],
@@ -245,19 +276,23 @@ class Gvisor:
             },
         }
 
-    async def _run(self, bundle: Path, command: str, *arguments: str) -> None:
+    def _runsc(self) -> tuple[str, ...]:
+        """The command line of every call, up to the command."""
+        return (str(self._binary), "--root", str(self._state_dir), *FLAGS, *(_DIRECT if self._direct else ()))
+
+    async def _run(self, plan: Plan, command: str, *arguments: str, stdin: bytes = b"") -> None:
         """Start a container. Raises: RuntimeFailed."""
         # Releases up to 2024 look for this file to tell whether they are in the root network namespace; newer kernels have it in
         # every namespace. Hiding /proc/sys/net from runsc alone makes them ask the namespace itself.
         shim = 'mount -t tmpfs none /proc/sys/net && exec "$@"'
-        runsc = (str(self._binary), "--root", str(self._state_dir), *FLAGS, command, *arguments)
+        runsc = (*self._runsc(), command, *arguments)
         argv = tied(shim, *runsc, propagation="slave")
-        await run_detached(argv, f"runsc {command}", bundle.parent / "runtime.log", _START_SECONDS)
+        await run_detached(argv, f"runsc {command}", plan.log, _START_SECONDS, stdin)
 
     async def _control(self, command: str, *arguments: str, timeout: float = 30.0) -> None:
         """Have a running sandbox do something. Raises: RuntimeFailed."""
         try:
-            await run(str(self._binary), "--root", str(self._state_dir), *FLAGS, command, *arguments, timeout=timeout)
+            await run(*self._runsc(), command, *arguments, timeout=timeout)
         except CommandFailed as error:
             raise RuntimeFailed(f"runsc {command}: {error.output.strip()[-2000:] or error}") from error
 

@@ -1,14 +1,18 @@
 """The system calls of crun sandboxes: the distribution's container profile, narrowed.
 
 The profile (package golang-github-containers-common) is written for container engines: rules apply with certain capabilities or on
-certain machines. Here it is resolved for our capabilities and this machine, and then loses what a sandbox has no business with: new
-namespaces, mounts, keyrings, io_uring and the like, each a way into rarely used kernel code.
+certain machines. It is a list of what is allowed; what it does not name, such as calls of newer kernels, is answered with ENOSYS. Here it
+is resolved for our capabilities and this machine, and then loses what a sandbox has no business with: new namespaces, mounts, keyrings,
+io_uring and the like, each a way into rarely used kernel code. Sockets are those of a list, too: a new protocol family is refused until
+somebody adds it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +20,41 @@ from sandpit.node.contract import NodeError
 
 PROFILE = Path("/usr/share/containers/seccomp.json")
 _ARCHES = {"x86_64": "amd64", "aarch64": "arm64"}
-_ARCHITECTURES = {"x86_64": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"], "aarch64": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]}
+_ARCHITECTURES = {"x86_64": ["SCMP_ARCH_X86_64"], "aarch64": ["SCMP_ARCH_AARCH64"]}
+"""The machine's own calls only. Those of 32-bit programs, which gVisor has not either, are a second way into the kernel, and one of them
+(socketcall) hides from filters which socket is asked for."""
 _ENOSYS = 38
+_EAFNOSUPPORT = 97
+_NUMBERS = 64
+"""Protocol families (46 in Linux 6.18) and netlink's protocols (23) are numbers below this."""
 _NEW_NAMESPACES = 0x7E020000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET (clone(2))."""
 
 REFUSED = frozenset({
-    "add_key", "bpf", "clone", "clone3", "fsconfig", "fsmount", "fsopen", "fspick", "io_uring_enter",
-    "io_uring_register", "io_uring_setup", "keyctl", "mount", "mount_setattr", "move_mount", "name_to_handle_at",
-    "open_by_handle_at", "open_tree", "perf_event_open", "pivot_root", "request_key", "setns", "umount", "umount2",
-    "unshare", "userfaultfd", "vmsplice",
+    # Kernel objects and programs.
+    "add_key", "bpf", "io_uring_enter", "io_uring_register", "io_uring_setup", "keyctl", "perf_event_open",
+    "request_key", "userfaultfd", "vmsplice",
+    # Namespaces and mounts.
+    "clone", "clone3", "fsconfig", "fsmount", "fsopen", "fspick", "mount", "mount_setattr", "move_mount",
+    "open_tree", "pivot_root", "setns", "umount", "umount2", "unshare",
+    # Files by other ways than their names, and marks on all files of a file system.
+    "fanotify_init", "fanotify_mark", "name_to_handle_at", "open_by_handle_at",
+    # Other processes' descriptors, memory that nobody can look into, segments of 16-bit programs.
+    "kcmp", "memfd_secret", "modify_ldt", "pidfd_getfd", "process_madvise", "process_mrelease",
+    # The machine itself.
+    "acct", "adjtimex", "clock_adjtime", "clock_adjtime64", "clock_settime", "clock_settime64", "delete_module",
+    "finit_module", "init_module", "ioperm", "iopl", "kexec_file_load", "kexec_load", "lookup_dcookie", "quotactl",
+    "quotactl_fd", "reboot", "settimeofday", "stime", "swapoff", "swapon", "syslog",
+    # Memory on certain nodes of the machine.
+    "mbind", "migrate_pages", "move_pages", "set_mempolicy", "set_mempolicy_home_node",
+    # Obsolete.
+    "_sysctl", "nfsservctl", "remap_file_pages", "socketcall", "sysfs", "uselib", "ustat", "vm86", "vm86old",
+    # See `_sockets`.
+    "socket", "socketpair",
 })  # fmt: skip
+FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
+NETLINK = (0, 4)
+"""NETLINK_ROUTE: addresses and routes, which C libraries ask for. NETLINK_SOCK_DIAG: ss(8). (netlink(7))"""
 
 
 def filter_for(capabilities: tuple[str, ...]) -> dict[str, Any]:
@@ -44,11 +72,13 @@ def filter_for(capabilities: tuple[str, ...]) -> dict[str, Any]:
     for rule in rules:
         if rule["action"] == "SCMP_ACT_ALLOW":
             rule["names"] = [name for name in rule["names"] if name not in REFUSED]
-    no_namespaces = {"index": 0, "value": _NEW_NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
+        else:
+            rule["names"] = [name for name in rule["names"] if name not in ("socket", "socketpair")]
     rules += [
-        {"names": ["clone"], "action": "SCMP_ACT_ALLOW", "args": [no_namespaces]},
+        _allowed("clone", _equal(0, 0, mask=_NEW_NAMESPACES)),
         # Its flags are in memory, where a filter cannot look; C libraries fall back to clone.
         {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": _ENOSYS},
+        *_sockets(),
     ]
     return {
         "defaultAction": "SCMP_ACT_ERRNO",
@@ -56,6 +86,43 @@ def filter_for(capabilities: tuple[str, ...]) -> dict[str, Any]:
         "architectures": _ARCHITECTURES[machine],
         "syscalls": [rule for rule in rules if rule["names"]],
     }
+
+
+def _sockets() -> list[dict[str, Any]]:
+    """Sockets that may be made. Others (AF_VSOCK, AF_ALG, AF_PACKET, AF_TIPC, ...) are unknown here, as if the kernel had none.
+
+    Bits above an argument's 32, which the kernel does not look at, pass no rule: whole values are compared.
+    """
+    netlink = _equal(0, socket.AF_NETLINK)
+    return [
+        *(_allowed("socket", _equal(0, family)) for family in FAMILIES),
+        *(_unknown("socket", condition) for condition in _others(0, (*FAMILIES, socket.AF_NETLINK))),
+        *(_allowed("socket", netlink, _equal(2, protocol)) for protocol in NETLINK),
+        *(_unknown("socket", netlink, condition) for condition in _others(2, NETLINK)),
+        _allowed("socketpair", _equal(0, socket.AF_UNIX)),
+        *(_unknown("socketpair", condition) for condition in _others(0, (socket.AF_UNIX,))),
+    ]
+
+
+def _others(index: int, values: Iterable[int]) -> list[dict[str, Any]]:
+    """Conditions for the other values that there may be one day: a filter's default has one error, programs expect another one here."""
+    allowed = {int(value) for value in values}
+    return [_equal(index, value) for value in range(_NUMBERS) if value not in allowed]
+
+
+def _allowed(name: str, *arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"names": [name], "action": "SCMP_ACT_ALLOW", "args": list(arguments)}
+
+
+def _unknown(name: str, *arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": _EAFNOSUPPORT, "args": list(arguments)}
+
+
+def _equal(index: int, value: int, *, mask: int | None = None) -> dict[str, Any]:
+    """A condition on an argument, or on some bits of it (seccomp_rule_add(3))."""
+    if mask is None:
+        return {"index": index, "value": int(value), "op": "SCMP_CMP_EQ"}
+    return {"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
 
 
 def _applies(rule: dict[str, Any], arch: str, capabilities: set[str]) -> bool:

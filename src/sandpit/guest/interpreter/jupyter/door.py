@@ -13,7 +13,10 @@ import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from sandpit.guest.interpreter.ports import borrow, borrowed_before
+
 if TYPE_CHECKING:
+    import socket
     from collections.abc import AsyncIterator, Callable
 
     from sandpit.guest.interpreter.registry import Registry
@@ -24,7 +27,7 @@ SOCKET = "jupyter.sock"
 
 
 class Door:
-    """Opens the port when the agent says that a client of 2024 is there, and then leaves it open."""
+    """Opens the port when the agent says that a client of 2024 is there, and then leaves it open, whatever ends this process."""
 
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self._registry, self._settings = registry, settings
@@ -39,6 +42,8 @@ class Door:
         path.unlink(missing_ok=True)
         asked = await asyncio.start_unix_server(self._answer, str(path))
         local = await self._listen_for_root()
+        if (opened := borrowed_before(self._settings.lender, self._settings.jupyter_port)) is not None:
+            self._server = await self._serve(opened)
         try:
             yield
         finally:
@@ -89,8 +94,12 @@ class Door:
 
     async def _open(self) -> asyncio.Server:
         """Serve on the port of 2024. Raises: OSError when it is taken."""
-        loop = asyncio.get_running_loop()
-        return await loop.create_server(self._protocol, self._settings.host, self._settings.jupyter_port)
+        settings = self._settings
+        return await self._serve(borrow(settings.lender, settings.host, settings.jupyter_port))
+
+    async def _serve(self, listener: socket.socket) -> asyncio.Server:
+        # The property is read for the first client, not now.
+        return await asyncio.get_running_loop().create_server(lambda: self._protocol(), sock=listener)
 
     @functools.cached_property
     def _protocol(self) -> Callable[[], asyncio.Protocol]:

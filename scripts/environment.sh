@@ -30,13 +30,18 @@ find_python() {
     return 1
 }
 
+# Until an installation that was broken off is completed, apt-get installs nothing
+install_packages() {
+    local install=(apt-get install -y -qq --no-install-recommends -oDPkg::Lock::Timeout=300 "$@")
+    "${install[@]}" >/dev/null || { dpkg --configure -a && "${install[@]}" >/dev/null; }
+}
+
 provide_python() {
     if find_python; then return; fi
     command -v apt-get >/dev/null || fail "no Python >= 3.11 with venv was found" "install one, or name it in PYTHON"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
-    dpkg --configure -a # an installation that was broken off: until it is completed, apt-get installs nothing
-    apt-get install -y -qq --no-install-recommends python3 python3-venv ca-certificates >/dev/null
+    install_packages python3 python3-venv ca-certificates
     find_python || fail "this Debian's Python is older than 3.11" "use Debian 12 or newer, or name another in PYTHON"
 }
 

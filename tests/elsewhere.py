@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.machines import new_name
+from tests.machines import WORKER, new_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +27,14 @@ class Elsewhere:
 
     def __enter__(self) -> Elsewhere:
         self.name = new_name()
+        try:
+            self._make()
+        except BaseException:
+            Elsewhere.__exit__(self)
+            raise
+        return self
+
+    def _make(self) -> None:
         link, peer = f"{self.name}-out", f"{self.name}-in"
         _ip("netns", "add", self.name)
         _ip("link", "add", link, "type", "veth", "peer", "name", peer)
@@ -37,9 +45,9 @@ class Elsewhere:
         _ip("-n", self.name, "link", "set", "lo", "up")
         for address in self._addresses:
             _ip("-n", self.name, "addr", "add", f"{address}/32", "dev", peer)
-            _ip("route", "add", f"{address}/32", "dev", link)
+            # Two workers may have a machine elsewhere at a time, and some addresses are everybody's.
+            _ip("route", "add", f"{address}/32", "dev", link, "metric", str(100 + WORKER))
         _ip("-n", self.name, "route", "add", "default", "dev", peer)
-        return self
 
     def __exit__(self, *_: object) -> None:
         _ip("netns", "del", self.name)

@@ -37,7 +37,7 @@ RUNTIMES = ("gvisor", "crun")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _numbers = itertools.count(1)
 _network_numbers = itertools.count(os.getpid() % 64)
-_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 def _base36(number: int) -> str:
@@ -69,7 +69,7 @@ def cache_dir() -> Path:
 
 def snapshots_dir() -> Path:
     """Snapshots of the templates, for the servers of this worker; a directory belongs to one server at a time while they are made."""
-    path = cache_dir() / f"snapshots-{_WORKER}"
+    path = cache_dir() / f"snapshots-{WORKER}"
     path.mkdir(exist_ok=True, mode=0o711)
     return path
 
@@ -94,7 +94,7 @@ def new_name() -> str:
 
 def new_network() -> IPv4Network:
     """256 addresses that no other node of this run has, in no worker of it."""
-    return IPv4Network(f"10.{192 + (os.getpid() >> 6) % 8 + 8 * (_WORKER % 8)}.{next(_network_numbers) % 256}.0/24")
+    return IPv4Network(f"10.{192 + (os.getpid() >> 6) % 8 + 8 * (WORKER % 8)}.{next(_network_numbers) % 256}.0/24")
 
 
 def new_directories(name: str) -> tuple[Path, Path]:

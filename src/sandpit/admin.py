@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from sandpit.api.fields import Name
+from sandpit.api.http import json_body
+from sandpit.api.schemas import Body
 from sandpit.control.errors import ControlError
 
 if TYPE_CHECKING:
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
     from sandpit.control.app import Services
 
 FIRST_KEY_NAME = "first key"
+_BODY_BYTES = 64 * 1024
+
+
+class _NewTeam(Body):
+    name: Name
+    slug: Name | None = None
 
 
 def admin_app(services: Services, status: Callable[[], Mapping[str, Any]], stop: Callable[[bool], None]) -> Starlette:
@@ -44,9 +52,9 @@ def admin_app(services: Services, status: Callable[[], Mapping[str, Any]], stop:
 
     async def create_team(request: Request) -> Response:
         """Body `{"name", "slug"?}`; the answer holds the team's first key, which nobody can read again."""
-        body = json.loads(await request.body())
         try:
-            team = await services.teams.create(body["name"], body.get("slug"))
+            body = await json_body(request, _BODY_BYTES, _NewTeam)
+            team = await services.teams.create(body.name, body.slug)
         except ControlError as error:
             return JSONResponse({"message": error.message}, error.status)
         _, key = await services.keys.create(team.id, FIRST_KEY_NAME)

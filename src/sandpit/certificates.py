@@ -105,7 +105,10 @@ def _constraints(domain: str) -> str:
 
 def _is_constrained(folder: Path) -> bool:
     """Whether the authority has all constraints: those made before November 2026 had none for addresses, mail and URIs."""
-    shown = _openssl(folder, "x509", "-in", "ca.pem", "-noout", "-ext", "nameConstraints,extendedKeyUsage")
+    try:
+        shown = _openssl(folder, "x509", "-in", "ca.pem", "-noout", "-ext", "nameConstraints,extendedKeyUsage")
+    except subprocess.CalledProcessError:  # it is gone, or damaged: nobody can go on to trust it
+        return False
     return all(part in shown for part in ("Excluded:", "IP:0.0.0.0/0.0.0.0", "email:", "URI:", "TLS Web Server"))
 
 

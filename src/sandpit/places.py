@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,15 +33,3 @@ def state_file(settings: Settings) -> Path:
 def control_socket(settings: Settings) -> Path:
     """Where a running server answers to the CLI."""
     return settings.run_dir / "control.sock"
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace a file that only the owner may read: a crash leaves the old one or the new one. Raises: OSError."""
-    temporary = path.with_name(f"{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(descriptor)
-    temporary.rename(path)

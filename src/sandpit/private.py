@@ -74,6 +74,23 @@ def private(directory: Path) -> Path:
     return directory
 
 
+def write_private(path: Path, text: str) -> None:
+    """Write a file that its owner alone can read, from its first byte on. Raises: OSError."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def replace_private(path: Path, text: str) -> None:
+    """The same, durably: a crash, of the machine too, leaves the old file or the new one. Raises: OSError."""
+    temporary = path.with_name(f"{path.name}.new")
+    write_private(temporary, text)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.rename(path)
+
+
 def _guard_certificates(folder: Path) -> None:
     for path in folder.rglob("*"):
         if not path.is_symlink():

@@ -34,8 +34,8 @@ from sandpit.edge import Edge, Limits
 from sandpit.edge.peers import Peers
 from sandpit.logs import FairShare
 from sandpit.node.assemble import local_node
-from sandpit.places import control_socket, lock_file, state_file, write_private
-from sandpit.private import guarded
+from sandpit.places import control_socket, lock_file, state_file
+from sandpit.private import guarded, replace_private
 from sandpit.settings import Settings
 from sandpit.tls import tls_of, usable_hosts
 
@@ -96,7 +96,7 @@ class Server:
         self._node = local_node(settings)
         control = ControlPlane(settings, self._node)
         if self._share is not None:
-            self._share.tenant_of = control.services.sandboxes.team_of
+            self._share.tenant_of = control.services.sandboxes.live.team_of
         self._control = await stack.enter_async_context(control)
         api = _listen(settings.api_host, settings.api_port)
         each, proxies = settings.api_client_connections, settings.trusted_proxies
@@ -127,7 +127,7 @@ class Server:
         if edge.tls_addresses:
             tls_host, tls_port = edge.tls_addresses[0]
             self._addresses["tls"] = f"https://{f'[{tls_host}]' if ':' in tls_host else tls_host}:{tls_port}"
-        write_private(state_file(settings), json.dumps(self.description()))
+        replace_private(state_file(settings), json.dumps(self.description()))
         stack.callback(state_file(settings).unlink, missing_ok=True)
         log.info("ready: API %(api)s, sandboxes %(edge)s", self._addresses)
         await self._stop.wait()
@@ -207,15 +207,16 @@ def _edge_limits(settings: Settings, descriptors: int) -> Limits:
         connections=connections,
         client_connections=min(settings.edge_client_connections, max(connections // 2, 1)),
         proxies=settings.trusted_proxies,
+        pool_total=min(Limits().pool_total, max(connections // 4, 1)),
     )
 
 
 def _edge_connections(descriptors: int) -> int:
-    """How many connections the edge accepts: two descriptors each, beside the API's and the server's own."""
+    """How many connections the edge accepts, beside the API's and the server's own: two descriptors each, and idle ones to sandboxes."""
     usual = Limits().connections
     if descriptors == resource.RLIM_INFINITY:
         return usual
-    return max(64, min(usual, (descriptors - _OWN_DESCRIPTORS - MAX_CONNECTIONS) // 2))
+    return max(64, min(usual, (descriptors - _OWN_DESCRIPTORS - MAX_CONNECTIONS) * 4 // 9))
 
 
 @asynccontextmanager

@@ -132,6 +132,8 @@ class Retention(BaseModel):
     logs: int = Field(default=7 * 24 * 3600, ge=60)
     logs_per_sandbox: int = Field(default=10_000, ge=100)
     """Lines of one sandbox's log; the oldest go (counted once a minute)."""
+    logs_per_team: int = Field(default=250_000, ge=100)
+    """Lines of all logs of one team: none pushes out the others'."""
     logs_total: int = Field(default=1_000_000, ge=1000)
     """Lines of all logs together: a line takes 300 bytes as a rule, and 15 KB at most."""
     ended_sandboxes: int = Field(default=30 * 24 * 3600, ge=60)

@@ -110,7 +110,7 @@ def test_trailers_and_chunk_headers_without_end_are_not_collected(live: Live, en
 def test_chunked_bodies_are_read_whole(live: Live) -> None:
     """The bounds must not hit a body that comes in many pieces."""
     start = head("POST", "/v2/sandboxes", ("X-API-KEY", live.key), ("Transfer-Encoding", "chunked"))
-    body = b'{"templateID": "nothing", "metadata": {"k": "%s"}}' % (b"v" * 100_000)
+    body = b'{"templateID": "nothing"%s}' % (b" " * 100_000)
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
     assert raw(live.api_url, start + chunks + b"0\r\n\r\n")[0] == 404
     headers = {"X-API-KEY": live.key}
@@ -155,6 +155,32 @@ def test_slow_heads_and_bodies_end(live: Live, monkeypatch: pytest.MonkeyPatch) 
 
     answers = asyncio.run(main())
     assert [answer[9:12] for answer in answers] == [b"408", b"408", b"408", b"", b"204", b"204"]
+
+
+def test_clients_of_the_api_that_take_nothing_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+
+    from sandpit.server import _asgi
+
+    monkeypatch.setattr(connections, "STALL_SECONDS", 0.3)
+
+    async def app(scope: object, receive: object, send: object) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})  # type: ignore[operator]
+        await send({"type": "http.response.body", "body": bytes(32 << 20)})  # type: ignore[operator]
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            async with _asgi(app, sock, http=connections.BoundedConnection):
+                _, writer = await asyncio.open_connection(*sock.getsockname())
+                writer.transport.pause_reading()  # type: ignore[attr-defined]
+                writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                while not len(connections.BoundedConnection.peers):
+                    await asyncio.sleep(0.02)
+                while len(connections.BoundedConnection.peers):
+                    await asyncio.sleep(0.02)
+                writer.transport.abort()
+
+    asyncio.run(main())
 
 
 def test_requests_ahead_of_their_answers_are_not_collected(live: Live) -> None:

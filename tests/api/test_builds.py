@@ -9,8 +9,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 from tests.api.conftest import api_client
 
+from sandpit.control import buildrecords
 from sandpit.control.app import ControlPlane
 from sandpit.control.builds import LOST
 from sandpit.store.models import Build
@@ -320,3 +322,21 @@ async def test_uploads_are_limited(client: httpx.AsyncClient, control: ControlPl
     present = [(await link(client, made["templateID"], f"{number}" * 64))["present"] for number in range(3)]
     assert (sum(present), present[2]) == (2, True), "the oldest goes"
     assert not list(settings.data_dir.glob("uploads/*/*.new"))
+
+
+async def test_an_end_that_cannot_be_written_down_at_once(
+    client: httpx.AsyncClient, node: MemoryNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is written down later: nobody waits for ever for a build that has ended."""
+    finish, failures = buildrecords.finish_build, iter(range(2))
+
+    def sometimes(*arguments: Any) -> bool:
+        if next(failures, None) is not None:
+            raise OperationalError("UPDATE", {}, Exception("disk I/O error"))
+        return finish(*arguments)
+
+    monkeypatch.setattr("sandpit.control.builds._END_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(buildrecords, "finish_build", sometimes)
+    made = await request(client)
+    assert (await start(client, made)).status_code == 202
+    assert (await ended(client, made))["status"] == "ready"

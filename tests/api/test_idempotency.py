@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
+from sqlalchemy.exc import OperationalError
 from tests.api.conftest import api_client
 from tests.api.memory_node import MemoryNode
 
@@ -67,3 +69,18 @@ async def test_bad_keys(client: httpx.AsyncClient) -> None:
     for key in ("", "UPPER", "a b", "x" * 256, "a_b"):
         response = await client.post("/v2/sandboxes", json=BODY, headers={"Idempotency-Key": key})
         assert response.status_code == 400, key
+
+
+async def test_a_key_that_could_not_be_freed_is_not_said_to_be_running(
+    client: httpx.AsyncClient, control: ControlPlane, node: MemoryNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its caller would wait until the row is a day old."""
+
+    async def fail(*_: object) -> None:
+        raise OperationalError("DELETE", {}, Exception("disk I/O error"))
+
+    monkeypatch.setattr(control._idempotency, "abandon", fail)
+    node.fail_create = NodeError("broken")
+    assert (await client.post("/v2/sandboxes", json=BODY, headers=KEY)).status_code == 500
+    again = await client.post("/v2/sandboxes", json=BODY, headers=KEY)
+    assert (again.status_code, again.json()["error_code"]) == (409, "idempotency_outcome_unknown")

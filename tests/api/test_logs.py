@@ -122,7 +122,42 @@ async def test_a_store_that_is_behind_bounds_what_waits(
 ) -> None:
     monkeypatch.setattr(guestlogs, "MAX_WAITING", 5)
     monkeypatch.setattr(guestlogs, "MAX_AT_ONCE", 5)
+    monkeypatch.setattr(guestlogs, "TEAM_SHARE", 1.0)
     name = await made(client)
     node.tell(name, events(*"abcdefgh"))
     assert await told(client, name, loggers="process") == list("abcde")
-    assert "3 events of sandboxes were dropped" in caplog.text
+    assert "3 events of sandboxes of team" in caplog.text
+
+
+async def test_one_team_leaves_room_for_the_others_events(
+    client: httpx.AsyncClient, stranger: httpx.AsyncClient, node: MemoryNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guestlogs, "MAX_WAITING", 40)
+    monkeypatch.setattr(guestlogs, "MAX_AT_ONCE", 20)
+    loud, louder, quiet = await made(client), await made(client), await made(stranger)
+    for name in (loud, louder, loud):
+        node.tell(name, events(*map(str, range(100))))
+    node.tell(quiet, events("heard"))
+    assert "heard" in await told(stranger, quiet)
+    assert len(await told(client, loud, loggers="process")) + len(await told(client, louder, loggers="process")) == 10
+
+
+async def test_one_teams_lines_push_out_no_others(
+    settings: Settings, node: MemoryNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guestlogs, "TRIM_SECONDS", 0.0)
+    settings = settings.model_copy(update={"retention": Retention(logs_per_team=100)})
+    async with ControlPlane(settings, node) as control, api_client(control, control.first_key) as client:
+        team = await control.services.teams.create("Others")
+        _, key = await control.services.keys.create(team.id, "key")
+        async with api_client(control, key) as other:
+            quiet = await made(other)
+            node.tell(quiet, events("kept"))
+            assert "kept" in await told(other, quiet)
+            names = [await made(client) for _ in range(3)]
+            for name in names:
+                node.tell(name, events(*map(str, range(80))))
+            while sum([len(await told(client, name)) for name in names]) > 100:
+                pass
+            assert "kept" in await told(other, quiet)
+            assert len(await told(client, names[-1])) >= 80, "the newest stay"

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def port(control: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
-    """The API as it is served, with shorter times: 0.4 s for JSON; 0.3 s for each 100 bytes, and 3 s for all, of an upload."""
+    """The API as it is served, with shorter times: 0.4 s for JSON; 0.3 s for each 100 bytes, and 2 s for all, of an upload."""
     monkeypatch.setattr(connections, "BODY_SECONDS", 0.4)
     monkeypatch.setattr(connections, "UPLOAD_WINDOW_SECONDS", 0.3)
     monkeypatch.setattr(connections, "UPLOAD_WINDOW_BYTES", 100)
-    monkeypatch.setattr(connections, "UPLOAD_SECONDS", 3.0)
+    monkeypatch.setattr(connections, "UPLOAD_SECONDS", 2.0)
     with socket.create_server(("127.0.0.1", 0)) as sock:
         async with _asgi(create_app(control), sock, http=connections.BoundedConnection):
             yield sock.getsockname()[1]
@@ -83,7 +83,7 @@ async def test_one_that_stops_or_drips_is_refused(control: ControlPlane, port: i
 
 async def test_the_whole_has_a_limit(control: ControlPlane, port: int, path: str) -> None:
     status, error = await send(port, f"PUT {path} HTTP/1.1", bytes(1000), 0.05, 200)
-    assert (status, "did not end within 3 s" in str((error or {}).get("message"))) == (408, True)
+    assert (status, "did not end within 2 s" in str((error or {}).get("message"))) == (408, True)
     while archives(control):
         await asyncio.sleep(0.01)
 

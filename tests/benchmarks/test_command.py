@@ -70,8 +70,7 @@ def test_a_subject_that_does_not_exist() -> None:
     assert "roundtrip" in done.stderr
 
 
-@pytest.mark.parametrize("number", ["0", "-1", "many"])
-@pytest.mark.parametrize("command", ["soak", "rounds", "model"])
+@pytest.mark.parametrize(("command", "number"), [("soak", "0"), ("rounds", "-1"), ("model", "many")])
 def test_a_number_that_is_none(command: str, number: str) -> None:
     done = run(command, number)
     assert done.returncode == 2

@@ -116,3 +116,23 @@ def test_missing_programs_are_named_by_package(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(hosttools, "_SYSTEM_PATH", str(tmp_path))
     assert {"crun", "nftables", "mmdebstrap", "iproute2"} <= set(hosttools.missing_packages())
+
+
+def test_an_installation_that_was_interrupted_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """dpkg's own state is the machine's: programs of the same names stand for apt-get, which refuses as it does, and for dpkg."""
+    (tmp_path / "interrupted").touch()
+    scripts = {
+        "apt-get": 'case "$*" in *update*) exit 0;; esac; '
+        f'[ -e {tmp_path}/interrupted ] && {{ echo "E: dpkg was interrupted, you must manually run" >&2; exit 100; }}; '
+        f'echo "$*" >> {tmp_path}/installed',
+        "dpkg": f'[ "$*" = "--configure -a" ] && rm {tmp_path}/interrupted',
+    }
+    for name, script in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    said: list[str] = []
+    assert hosttools._install(["crun"], said.append) == ["crun"]
+    assert (tmp_path / "installed").read_text().split()[-1] == "crun"
+    assert any("broken off" in line for line in said)

@@ -31,6 +31,7 @@ COMMANDS = (
     ["status"],
     ["env"],
     ["doctor"],
+    ["openapi"],
     ["version"],
     ["keys"],
     ["keys", "create"],

@@ -215,6 +215,36 @@ async def test_stalled_clients_of_one_address_are_few(
         assert sorted(client.peer for client in edge._clients) == [FIRST.encode(), FIRST.encode(), SECOND.encode()]
 
 
+async def test_requests_that_a_sandbox_does_not_read_are_few(
+    directory: MemoryDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What clients send to a server that sleeps waits in the gateway for few of them."""
+    directory.add()
+    monkeypatch.setattr(server, "STALL_GRACE", 0.1)
+
+    async def sleep(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(60)
+
+    data = "Content-Length: 99999999\r\n"
+    async with (
+        edge_for(directory, limits=Limits(sandbox_stalled=2, head_time=0.8)) as edge,
+        serving(sleep) as port,
+        AsyncExitStack() as held,
+    ):
+        clients = []
+        for _ in range(4):
+            client = await held.enter_async_context(raw(edge, request(port, method="POST", extra=data)))
+            client.send(bytes(20 << 20))
+            clients.append(client)
+            await asyncio.sleep(0.3)
+        for client in clients[:2]:
+            assert b" 503 " in await client.head()
+        assert len(edge._exchanges[SANDBOX]) == 2
+        for client in clients:
+            client.abort()
+
+
 async def test_idle_connections_to_one_sandbox_are_bounded(directory: MemoryDirectory) -> None:
     """However many ports of it are asked for."""
     directory.add()

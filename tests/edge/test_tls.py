@@ -109,6 +109,8 @@ def test_the_authority_vouches_for_servers_only(tmp_path: Path) -> None:
     signed(folder, "mail", subject="/CN=x/emailAddress=root@bank.example")
     assert openssl(folder, "verify", "-CAfile", "ca.pem", "-purpose", "sslserver", "own.pem") == 0
     assert openssl(folder, "verify", "-CAfile", "ca.pem", "mail.pem") != 0
+    signed(folder, "bare", subject="/CN=bank.example")
+    assert openssl(folder, "verify", "-CAfile", "ca.pem", "bare.pem") != 0
     for purpose in ("sslclient", "smimesign", "codesign"):
         assert openssl(folder, "verify", "-CAfile", "ca.pem", "-purpose", purpose, "own.pem") != 0, purpose
 
@@ -146,6 +148,9 @@ def test_an_authority_without_all_constraints_is_replaced(tmp_path: Path, monkey
     assert openssl(new.chain.parent, "verify", "-CAfile", "ca.pem", "server.pem") == 0
     own_certificate(tmp_path, DOMAIN)
     assert new.authority.read_bytes() == after
+    new.authority.unlink()
+    own_certificate(tmp_path, DOMAIN)
+    assert openssl(new.chain.parent, "verify", "-CAfile", "ca.pem", "server.pem") == 0
 
 
 async def test_names_of_the_domain_are_trusted(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from sandpit.guest.agent.journal import BATCH_EVENTS, MAX_EVENTS, MAX_VALUE, Journal
 from sandpit.node.agent import PORT, Agent
+from sandpit.node.control_secret import ControlSecret
 from sandpit.node.guestlog import MAX_EVENTS as MAX_PARSED
 from sandpit.node.guestlog import MAX_FIELDS, MAX_TEXT, parse
 from sandpit.node.tails import Tails
@@ -135,7 +136,9 @@ def test_an_honest_agent_is_understood_as_it_is() -> None:
 
 async def test_a_journal_that_drips_delays_no_end(free_agent: str) -> None:
     """An end asks for the last events: for as long as it says, whatever the guest sends."""
-    guest = SimpleNamespace(container_id="c", sandbox_id="i", ending=False, agent=Agent(free_agent))
+    guest = SimpleNamespace(
+        container_id="c", sandbox_id="i", ending=False, agent=Agent(free_agent, ControlSecret.new())
+    )
     tasks = Tasks()
     tails = Tails(tasks)
     tails.follow(guest, 0)  # type: ignore[arg-type]
@@ -150,8 +153,10 @@ async def test_a_journal_that_drips_delays_no_end(free_agent: str) -> None:
 async def free_agent() -> AsyncIterator[str]:
     """The address of an agent that answers a byte at a time."""
     over, ended = asyncio.Event(), asyncio.Event()
+    ended.set()
 
     async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ended.clear()
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
         with contextlib.suppress(ConnectionError):
             while not over.is_set():

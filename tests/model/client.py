@@ -21,10 +21,11 @@ _ROOT = "Basic " + base64.b64encode(b"root:").decode()
 ANSWER_SECONDS = 100.0
 """Longer than any answer may take on a loaded machine."""
 WRITE = "printf %s {0} > /root/mark.{0} && mv /root/mark.{0} /root/mark"
-BEGIN = (
-    "read -r old 2>/dev/null < /dev/shm/pid && kill -9 $old; MODEL={0} setsid sleep 1000000 > /dev/null 2>&1 < /dev/null & "
-    "echo $! > /dev/shm/pid.{0} && mv /dev/shm/pid.{0} /dev/shm/pid"
-)
+BEGIN = """
+MODEL={0} setsid bash -c 'echo $$ > /dev/shm/pid.{0}; mv /dev/shm/pid.{0} /dev/shm/pid; exec sleep 1000000' > /dev/null 2>&1 < /dev/null &
+until read -r pid 2>/dev/null < /dev/shm/pid && [ "$pid" = $! ]; do sleep 0.01; done
+"""
+"""Those before it stay: whoever reads meanwhile sees one or the other."""
 READ = """
 disk= memory= pid=none
 read -r disk 2>/dev/null < /root/mark; read -r pid 2>/dev/null < /dev/shm/pid

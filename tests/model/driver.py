@@ -13,7 +13,8 @@ from urllib.parse import quote
 from tests.abuse.test_crashes import own_server, records, wait_for
 from tests.model import client as requests
 from tests.model.client import Answer, Client
-from tests.model.world import Box, Operation, Snap, World
+from tests.model.things import Box, Operation, Snap
+from tests.model.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,6 +65,7 @@ class Run:
                 for number, seed in enumerate(self.seeds, 1):
                     self._dice = random.Random(seed)
                     self._work(operations * number // len(self.seeds), time.monotonic() + seconds / len(self.seeds))
+                    self._batch(crash=True)
                 self._leave()
             finally:
                 for client in self._clients:
@@ -71,6 +73,8 @@ class Run:
         except AssertionError as error:
             raise AssertionError(self._story(str(error))) from error
         finally:
+            if self._live.process.poll() is not None:  # it has failed while no server ran: sandboxes go on
+                self._live.start()
             self._live.stop()
             self._live.remove()
 
@@ -83,7 +87,8 @@ class Run:
     def _work(self, operations: int, deadline: float) -> None:
         told = time.monotonic()
         while self._number < operations and time.monotonic() < deadline:
-            self._batch()
+            self._batches += 1
+            self._batch(crash=self._batches % _CRASH_EVERY == 0)
             if time.monotonic() > told + 10:
                 told = time.monotonic()
                 self.say(self.summary())
@@ -95,9 +100,7 @@ class Run:
             f"{self.runtime}: {self._number} operations ({done}), {self.crashes} crashes, {self._world.busy} times busy"
         )
 
-    def _batch(self) -> None:
-        self._batches += 1
-        crash = self._batches % _CRASH_EVERY == 0
+    def _batch(self, *, crash: bool) -> None:
         batch = [self._choose() for _ in range(AT_ONCE if crash else self._dice.choice((1, 1, 2, AT_ONCE)))]
         moment = self._dice.uniform(0, 1.0) ** 2  # most operations are short
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -190,7 +193,7 @@ class Run:
         return Operation(verb, self._number, team, self._arguments(verb), box, snap)
 
     def _timeout(self) -> int:
-        return self._dice.choice((1, 2, 3)) if self._dice.random() < 0.15 else self._dice.randint(300, 3600)
+        return self._dice.choice((1, 2, 3, 8, 15)) if self._dice.random() < 0.15 else self._dice.randint(300, 3600)
 
     def _arguments(self, verb: str) -> dict[str, Any]:
         dice, number = self._dice, self._number

@@ -175,6 +175,8 @@ def _refresh(state: State, step: Step, nature: Nature) -> list[State]:
 
 def _get(state: State, step: Step, nature: Nature) -> list[State]:
     """A sandbox that is being paused is shown as paused; should the server die then, it runs on."""
+    if step.status == LOST:
+        return [state]
     if state.phase == "ended":
         return [state] if step.ending else []
     shown = step.found["state"]
@@ -233,7 +235,7 @@ def _late(state: State, step: Step) -> State:
     if step.verb == "write":
         return replace(state, late_disk=state.late_disk | {step.arguments["value"]})
     if step.verb == "begin":
-        return replace(state, late_memory=state.late_memory | {step.arguments["value"], ""})
+        return replace(state, late_memory=state.late_memory | {step.arguments["value"]})
     return state
 
 

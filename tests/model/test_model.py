@@ -12,7 +12,7 @@ from tests.machines import RUNTIMES
 from tests.model.driver import Run
 
 OPERATIONS = 400
-SECONDS = 12.0
+SECONDS = 8.0
 
 
 @pytest.mark.timeout(240)
@@ -23,4 +23,4 @@ def test_random_operations(built_images: None, runtime: str) -> None:
     print(f"seeds {run.seeds}")
     run.run(OPERATIONS, SECONDS)
     print(run.summary())
-    assert run.crashes > 0
+    assert run.crashes >= 2

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.model.state import GRACE, LOST, Nature, State, Step, resolve, with_timeouts
+from tests.model.state import _DONE, GRACE, LOST, Nature, State, Step, resolve, with_timeouts
 
 GVISOR, CRUN = Nature("gvisor"), Nature("crun")
 RUNNING = State("running", "disk", "memory", least=1000, most=1001)
@@ -52,6 +52,12 @@ def test_a_lost_answer_leaves_both() -> None:
     assert {state.phase for state in states} == {"running", "ended"}
     states, _ = resolve(states, [step("get", 404)], GVISOR)
     assert {state.phase for state in states} == {"ended"}
+
+
+@pytest.mark.parametrize("verb", sorted(_DONE.keys() | {"read", "write", "begin"}))
+def test_any_answer_may_be_lost(verb: str) -> None:
+    for state in (RUNNING, PAUSED, replace(RUNNING, phase="ended")):
+        assert state in resolve(frozenset({state}), [step(verb, LOST, alone=False)], GVISOR)[0]
 
 
 def test_a_command_whose_answer_was_lost_may_come_late() -> None:

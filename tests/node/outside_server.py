@@ -1,4 +1,4 @@
-"""HTTP on every address, and a name server for the names given: `outside_server.py PORT NAME=ADDRESS ...`.
+"""HTTP on every address, and a name server for the names given: `outside_server.py PORT ADDRESS NAME=ADDRESS ...`.
 
 Names that begin with `slow` are never answered.
 """
@@ -17,7 +17,7 @@ import dns.rrset
 
 peers: set[str] = set()
 asked: list[str] = []
-names = dict(argument.split("=") for argument in sys.argv[2:])
+names = dict(argument.split("=") for argument in sys.argv[3:])
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -58,7 +58,7 @@ class Resolver(socketserver.BaseRequestHandler):
 
 servers = [
     ThreadingHTTPServer(("0.0.0.0", int(sys.argv[1])), Handler),
-    socketserver.ThreadingUDPServer(("203.0.113.77", 53), Resolver),
+    socketserver.ThreadingUDPServer((sys.argv[2], 53), Resolver),
 ]
 for server in servers:
     threading.Thread(target=server.serve_forever).start()

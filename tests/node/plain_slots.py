@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import dns.message
 import dns.rcode
 import dns.rrset
-from tests.machines import new_name, new_network
+from tests.machines import WORKER, new_name, new_network
 
 from sandpit.node.config import NodeConfig
 from sandpit.node.contract import NetworkPolicy
@@ -24,8 +23,7 @@ from sandpit.node.slots import Slot, Slots
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-SERVER = f"127.77.{_WORKER}.53"
+SERVER = f"127.77.{WORKER}.53"
 """Where the name server of a test listens."""
 
 
@@ -112,7 +110,12 @@ async def output(*command: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
-    out, err = await process.communicate()
+    try:
+        out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     assert process.returncode == 0, err.decode()
     return out.decode()
 

@@ -18,6 +18,7 @@ from sandpit.node.egress import MAX_RULES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
 EVERYTHING = ("0.0.0.0/0",)
 ASK = """
@@ -39,9 +40,9 @@ for number in range(512):
     label = b"slow" ; more = str(number).encode()
     u.send(number.to_bytes(2, "big") + b"\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\4slow" + bytes([len(more)]) + more + b"\\7example\\0\\0\\1\\0\\1")
 held = []
-for _ in range(1000):
-    try: s = socket.socket(); s.settimeout(2); s.connect(("169.254.0.22", 53)); held.append(s)
-    except OSError: break
+for _ in range(int(sys.argv[2])):
+    try: s = socket.socket(); s.settimeout(0.3); s.connect(("169.254.0.22", 53)); held.append(s)
+    except OSError: pass
 print(len(held), flush=True); time.sleep(float(sys.argv[1]))
 """
 
@@ -71,7 +72,7 @@ async def test_one_sandbox_does_not_silence_another() -> None:
         plain.server.names["good.example"] = [PUBLIC]
         greedy, other = await plain.take(), await plain.take()
         before = descriptors()
-        hoard = asyncio.create_task(inside(greedy, HOARD, "4"))
+        hoard = asyncio.create_task(inside(greedy, HOARD, "3", "1000"))
         address, shares, limits = str(greedy.outer), plain.relay._shares, Bounds()
         most = queries = rounds = 0
         while queries < limits.sandbox_queries or rounds < 5:
@@ -79,12 +80,13 @@ async def test_one_sandbox_does_not_silence_another() -> None:
             assert await inside(other, ASK + "print(text('good.example', wait=3))") == "ok"
             most, queries, rounds = max(most, descriptors()), max(queries, shares.count(address)), rounds + 1
         assert most - before < limits.sandbox_connections + limits.sandbox_queries + 24
+        hoard.cancel()
+        await asyncio.gather(hoard, return_exceptions=True)
         await plain.give_back(greedy)
         await asyncio.sleep(0.1)
         assert shares.count(address) == 0
         assert address not in plain.relay._clients
         assert descriptors() <= before + 8
-        await hoard
 
 
 @on_uvloop
@@ -93,9 +95,9 @@ async def test_many_greedy_ones_do_not_silence_another() -> None:
     async with plain_slots(bounds=Bounds(queries=16, sandbox_queries=8, connections=8, sandbox_connections=4)) as plain:
         plain.server.names["good.example"] = [PUBLIC]
         greedy, other = [await plain.take() for _ in range(3)], await plain.take()
-        hoards = [asyncio.create_task(inside(slot, HOARD, "4")) for slot in greedy]
-        await asyncio.sleep(2)
-        assert plain.relay._shares._running == 16
+        hoards = [asyncio.create_task(inside(slot, HOARD, "1", "100")) for slot in greedy]
+        while plain.relay._shares._running < 16 or plain.relay._open < 8:
+            await asyncio.sleep(0.02)
         assert await inside(other, ASK + "print(text('good.example', wait=2))") == "ok"
         assert await inside(other, TCP) == "good"
         await asyncio.gather(*hoards)
@@ -209,34 +211,51 @@ async def test_names_open_no_private_address() -> None:
         assert not any(address in learned for address in ("169.254", "10.0.0.1", "127.0.0.1", "224.0"))
 
 
+PUSH = """
+import socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("0.0.0.0", 9997))
+_, peer = s.recvfrom(9)
+while True: s.sendto(b"pushed", peer); time.sleep(0.05)
+"""
+LISTEN = f"""
+import os, socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(0.2); s.connect(("{PUBLIC}", 9997))
+while True:
+    try: s.send(b"go"); s.recv(9); break
+    except OSError: pass
+open(sys.argv[1] + "/came", "w").close()
+while not os.path.exists(sys.argv[1] + "/cut"):
+    try: s.recv(9)
+    except OSError: pass
+came, until = 0, time.monotonic() + 2
+s.setblocking(False)
+try:
+    while True: s.recv(9)
+except OSError: pass
+s.settimeout(0.2)
+while time.monotonic() < until:
+    try: came += len(s.recv(9)) > 0
+    except OSError: pass
+print(came)
+"""
+
+
 @on_uvloop
-async def test_new_rules_cut_both_directions() -> None:
+async def test_new_rules_cut_both_directions(tmp_path: Path) -> None:
     """What a forbidden peer still sends does not arrive either."""
-    pushed = (
-        "import socket, time\n"
-        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('0.0.0.0', 9997)); print('ready', flush=True)\n"
-        "_, peer = s.recvfrom(9)\n"
-        "for number in range(40): s.sendto(b'%d' % number, peer); time.sleep(0.1)\n"
-    )
-    listen = (
-        "import socket\n"
-        f"s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(('{PUBLIC}', 9997)); s.settimeout(3); s.send(b'go')\n"
-        "came = []\n"
-        "try:\n"
-        "    while len(came) < 40: came.append(s.recv(9))\n"
-        "except OSError: pass\n"
-        "print(len(came))\n"
-    )
     with Outside() as outside:
         async with plain_slots() as plain:
             slot = await plain.take()
-            far = asyncio.create_task(output("ip", "netns", "exec", outside.name, "python3", "-c", pushed))
-            await asyncio.sleep(0.5)
-            near = asyncio.create_task(inside(slot, listen))
-            await asyncio.sleep(1)
+            far = asyncio.create_task(output("ip", "netns", "exec", outside.name, "python3", "-c", PUSH))
+            near = asyncio.create_task(inside(slot, LISTEN, str(tmp_path)))
+            while not (tmp_path / "came").exists():
+                await asyncio.sleep(0.05)
             await plain.set(slot, deny=(f"{PUBLIC}/32",))
-            assert 0 < int(await near) < 35
-            await far
+            await asyncio.sleep(0.2)  # what is in the socket's queue
+            (tmp_path / "cut").touch()
+            assert await near == "0"
+            far.cancel()
+            await asyncio.gather(far, return_exceptions=True)
             await plain.set(slot, allow=(PUBLIC,), deny=EVERYTHING)
             reach = f"import urllib.request as u; print(u.urlopen('http://{PUBLIC}:{PORT}/', timeout=5).read())"
             assert await inside(slot, reach) == "b'outside'"

@@ -123,7 +123,7 @@ def test_forged_source_addresses_are_dropped(box: Box, outside: Outside, runtime
         return  # and its own network stack holds the interface
     # Should a sandbox ever get there: as the host's root in its network namespace.
     with subprocess.Popen(
-        ["ip", "netns", "exec", outside.name, "timeout", "5", "python3", "-c", _WATCH],
+        ["ip", "netns", "exec", outside.name, "timeout", "5", "python3", "-c", _WATCH, PUBLIC],
         stdout=subprocess.PIPE,
         text=True,
     ) as watch:
@@ -143,8 +143,8 @@ for source in ("10.1.2.3", "169.254.0.21"):
 """
 
 _WATCH = """
-import socket
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("203.0.113.77", 9999)); s.settimeout(3)
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind((sys.argv[1], 9999)); s.settimeout(3)
 print("ready", flush=True)
 try:
     while True: print(s.recv(64).decode(), flush=True)

@@ -33,6 +33,8 @@ UPLOAD_SECONDS = 3600.0
 UPLOAD_WINDOW_SECONDS = 60.0
 UPLOAD_WINDOW_BYTES = 60 * 1024
 """What at least must arrive within each window while the server is reading: 1 KiB/s, which no client's network falls below."""
+STALL_SECONDS = 60.0
+"""How long a client may take nothing of an answer that is larger than what the kernel holds for it."""
 MAX_PIPELINED = 64
 """Requests that wait for the answers before theirs. uvicorn makes tens of kilobytes of objects out of each."""
 _CLOCK_SECONDS = 0.01
@@ -49,6 +51,7 @@ class BoundedConnection(HttpToolsProtocol):
     gateway_ports: Set[int] = frozenset()
     """Local ports of the gateway's connections: the gateway counts whose they are."""
     _timer: asyncio.TimerHandle | None = None
+    _stall: asyncio.TimerHandle | None = None
     _collected = 0
     """Bytes since the last request's end or the last piece of a body: what the parser may be holding."""
     _received = 0
@@ -80,6 +83,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_timer()
+        self._forget_stall()
         self.peers.remove(self)
         super().connection_lost(exc)
 
@@ -100,6 +104,20 @@ class BoundedConnection(HttpToolsProtocol):
             self._refuse(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the request's head is larger than {MAX_HEAD_BYTES} bytes"
             )
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._stall is None:
+            self._stall = self.loop.call_later(STALL_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._forget_stall()
+
+    def _forget_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
     def on_headers_complete(self) -> None:
         self._limit_time(BODY_SECONDS)

@@ -97,10 +97,13 @@ def _install(missing: list[str], progress: Progress) -> list[str]:
         raise HostError(f"root is needed to install: apt-get install --no-install-recommends {names}")
     progress(f"host: installing {names}")
     run(["apt-get", "update", "-qq"], "refreshing the package lists")
-    # An installation that was broken off, ours or another: until it is completed, apt-get refuses to install anything.
-    run(["dpkg", "--configure", "-a"], "completing an earlier installation")
-    install = ["apt-get", "install", "-y", "-qq", f"-oDPkg::Lock::Timeout={_LOCK_SECONDS}", "--no-install-recommends"]
-    run([*install, *missing], f"installing {names}")
+    options = ["-y", "-qq", f"-oDPkg::Lock::Timeout={_LOCK_SECONDS}", "--no-install-recommends"]
+    try:
+        run(["apt-get", "install", *options, *missing], f"installing {names}")
+    except DebianError as error:
+        progress(f"host: completing an installation that was broken off ({str(error).splitlines()[-1]})")
+        run(["dpkg", "--configure", "-a"], "completing an earlier installation")
+        run(["apt-get", "install", *options, *missing], f"installing {names}")
     return missing
 
 

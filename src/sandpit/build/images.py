@@ -110,7 +110,8 @@ class Importer:
             with self._store.building(key, parent=parent, step=IMAGE_STEP, durable=False) as fs:
                 await unpack(file, fs, [layer.fs for layer in below], replace(self._limits, bytes=left), zstd=zstd)
         except UnpackFailed as error:
-            raise ImageRefused(f"layer {len(below) + 1} of the image is refused: {error}") from error
+            allowed = f"all layers together may have {self._limits.bytes >> 20} MiB"
+            raise ImageRefused(f"layer {len(below) + 1} of the image is refused: {error} ({allowed})") from error
         layer = self._store.find(key)
         if layer is None:
             raise ImageRefused("a layer of the image was thrown away while it was used: try again")

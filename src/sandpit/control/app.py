@@ -78,8 +78,8 @@ class ControlPlane:
         """What sandboxes' names end with; the server corrects it when the system has chosen the port."""
         self.database = Database(settings.store_url)
         self.directory = LiveDirectory()
-        self.first_key = ""
-        """The raw API key in the key file: it works, whatever became of earlier starts."""
+        self.first_key: str | None = None
+        """The raw API key that this start has made, because there was none in the key file that works."""
         self.local: Identity | None = None
         """For whom requests run when authentication is off."""
         self._node = node
@@ -91,6 +91,7 @@ class ControlPlane:
         self._logs = GuestLogs(self.database, node, settings.retention)
         self.directory.toucher = node.touch
         core = Core(self.database, node, self.directory, self._operations, self._logs)
+        self._logs.team_of = core.live.team_of
         quota = SnapshotQuota(self.database, node, settings.limits.snapshots_mb)
         template_quota = TemplateQuota(node, settings.limits.templates_mb)
         deadlines, ending = Deadlines(core), Ending(core)

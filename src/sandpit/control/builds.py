@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 MAX_LOGS = 100
 _FLUSH_SECONDS = 1.0
 _REASON_LINES = 20
+_END_RETRY_SECONDS, _END_ATTEMPTS = 5.0, 120
+"""Of writing down that a build has ended; after that the next start does."""
 LOST = "the server ended while the template was built: build it again"
 CANCELLED = "the build was cancelled"
 
@@ -253,18 +255,24 @@ class BuildService:
     async def _end(self, spec: BuildSpec, live: LiveLog, outcome: TemplateImage | BuildFailed) -> None:
         if isinstance(outcome, BuildFailed):
             live(outcome.message, "error", outcome.step)
-        try:
-            await self._flush(live)
-            known = await self._database.run(lambda session: buildrecords.finish_build(session, spec, outcome))
-        except SQLAlchemyError:
-            log.exception("the end of build %s could not be written down", spec.build_id)
-            known = False
+        known = await self._write_end(spec, live, outcome)
         if (running := self._running.pop(spec.build_id, None)) is not None:
             running.slot.release()
         self._templates.changed()
         if not known and not isinstance(outcome, BuildFailed):
             log.warning("build %s is of no use: its template was deleted meanwhile", spec.build_id)
         await self._cleaner.clean()
+
+    async def _write_end(self, spec: BuildSpec, live: LiveLog, outcome: TemplateImage | BuildFailed) -> bool:
+        """Whether its template is still there. A build that has ended must not be shown as running for ever: it is tried again."""
+        for _ in range(_END_ATTEMPTS):
+            try:
+                await self._flush(live)
+                return await self._database.run(lambda session: buildrecords.finish_build(session, spec, outcome))
+            except SQLAlchemyError:
+                log.exception("the end of build %s could not be written down", spec.build_id)
+            await asyncio.sleep(_END_RETRY_SECONDS)
+        return False
 
     async def _flush_often(self, live: LiveLog) -> None:
         while True:

@@ -8,10 +8,9 @@ import re
 from datetime import datetime
 
 from sandpit.control.errors import InvalidRequestError
-from sandpit.control.limits import MAX_PAGE, MAX_TOKEN
+from sandpit.control.limits import MAX_TOKEN
 from sandpit.control.times import rfc3339, utc
 
-__all__ = ["MAX_PAGE", "decode_cursor", "encode_cursor"]
 _ROW_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sandpit.control import ids
 from sandpit.control.errors import UnauthorizedError
-from sandpit.places import write_private
+from sandpit.private import replace_private
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,8 +18,10 @@ log = logging.getLogger(__name__)
 _NAME = "first key"
 
 
-async def first_key(file: Path, keys: KeyService, team_id: str) -> str:
-    """The key in `file`. One that is missing, damaged, unknown or revoked is replaced by a new one of the team. Raises: OSError.
+async def first_key(file: Path, keys: KeyService, team_id: str) -> str | None:
+    """Have a key in `file` that works: one that is missing, damaged, unknown or revoked is replaced by a new one of the team.
+
+    Returns the new one, None if the old one stays. Raises: OSError.
 
     The file comes first: a start that ends before the store has the key leaves no key in the store that nobody can read, and the next
     start, which does not find it there, makes another.
@@ -31,9 +33,9 @@ async def first_key(file: Path, keys: KeyService, team_id: str) -> str:
         except UnauthorizedError:
             log.warning("the key in %s is not valid: replacing it", file)
         else:
-            return raw
+            return None
     raw = ids.api_key()
-    write_private(file, raw + "\n")
+    replace_private(file, raw + "\n")
     await keys.create(team_id, _NAME, raw=raw)
     return raw
 

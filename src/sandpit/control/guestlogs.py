@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,7 +20,7 @@ from sandpit.node.contract import NodeError
 from sandpit.store.models import Sandbox, SandboxLog
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -33,6 +34,8 @@ OWN_LOGGER = "sandbox"
 GATHER_SECONDS = 0.3
 MAX_WAITING = 20_000
 """Events that may wait for the store, of all sandboxes."""
+TEAM_SHARE = 0.25
+"""What part of them may be one team's: the others' events must find room."""
 MAX_AT_ONCE = 2000
 """Events of one transaction: other writers wait for it."""
 TRIM_SECONDS = 60.0
@@ -46,8 +49,12 @@ class GuestLogs:
         self._database = database
         self._node = node
         self._retention = retention
-        self._waiting: list[dict[str, Any]] = []
-        self._dropped = 0
+        self.team_of: Callable[[str], str | None] = lambda _sandbox_id: None
+        """Whose a sandbox is; one that is nobody's counts for itself."""
+        self._waiting: list[tuple[str, dict[str, Any]]] = []
+        """Each with the team that it counts for."""
+        self._of_team: Counter[str] = Counter()
+        self._dropped: Counter[str] = Counter()
         self._came = asyncio.Event()
         self._lock = asyncio.Lock()
         """Held while events are on their way to the store: order is kept, and a reader waits for them."""
@@ -63,9 +70,12 @@ class GuestLogs:
 
     def take(self, sandbox_id: str, events: Sequence[GuestEvent]) -> None:
         """Remember what happened; too much is dropped, and counted."""
-        room = max(MAX_WAITING - len(self._waiting), 0)
-        self._dropped += max(len(events) - room, 0)
-        self._waiting += [_row(sandbox_id, event) for event in events[:room]]
+        team = self.team_of(sandbox_id) or sandbox_id
+        room = max(min(MAX_WAITING - len(self._waiting), int(MAX_WAITING * TEAM_SHARE) - self._of_team[team]), 0)
+        if len(events) > room:
+            self._dropped[team] += len(events) - room
+        self._waiting += [(team, _row(sandbox_id, event)) for event in events[:room]]
+        self._of_team[team] += min(len(events), room)
         self._grown.add(sandbox_id)
         self._came.set()
 
@@ -88,10 +98,12 @@ class GuestLogs:
             if not self._waiting and not self._lock.locked():
                 return
             async with self._lock:
-                rows, self._waiting = self._waiting[:MAX_AT_ONCE], self._waiting[MAX_AT_ONCE:]
-                if self._dropped:
-                    log.warning("%d events of sandboxes were dropped: the store is behind", self._dropped)
-                    self._dropped = 0
+                taken, self._waiting = self._waiting[:MAX_AT_ONCE], self._waiting[MAX_AT_ONCE:]
+                self._of_team -= Counter(team for team, _ in taken)  # keeps what is left only
+                rows = [row for _, row in taken]
+                for team, number in self._dropped.items():
+                    log.warning("%d events of sandboxes of team %s were dropped: the store is behind", number, team)
+                self._dropped.clear()
                 if not rows:
                     continue
                 try:
@@ -106,6 +118,8 @@ class GuestLogs:
         try:
             for sandbox_id in grown:
                 await self._database.run(partial(_trim, sandbox_id=sandbox_id, keep=keep))
+            for team_id in await self._database.run(partial(_teams, sandbox_ids=grown)):
+                await self._database.run(partial(_trim_team, team_id=team_id, keep=self._retention.logs_per_team))
             await self._database.run(partial(_trim_all, total=total))
         except SQLAlchemyError:
             self._grown |= grown
@@ -148,6 +162,31 @@ def _trim(session: Session, sandbox_id: str, keep: int) -> None:
     if last is not None:
         # Ids follow time but for lines of two writers within a moment: a line more or less is all the same.
         session.execute(delete(SandboxLog).where(SandboxLog.sandbox_id == sandbox_id, SandboxLog.id <= last))
+
+
+def _teams(session: Session, sandbox_ids: set[str]) -> set[str]:
+    """Whose these sandboxes are, those that have ended too."""
+    found: set[str] = set()
+    for some in _batched(sandbox_ids):
+        found |= set(session.scalars(select(Sandbox.team_id).where(Sandbox.id.in_(some)).distinct()))
+    return found
+
+
+def _batched(ids: set[str], size: int = 500) -> Iterator[list[str]]:
+    """Some at a time: a statement has a limit on its parameters."""
+    rest = sorted(ids)
+    return (rest[start : start + size] for start in range(0, len(rest), size))
+
+
+def _trim_team(session: Session, team_id: str, keep: int) -> None:
+    """Counting goes by an index; the way to the line is taken only by a team that has too many."""
+    sandboxes = select(Sandbox.id).where(Sandbox.team_id == team_id)
+    lines = SandboxLog.sandbox_id.in_(sandboxes)
+    if (session.scalar(select(func.count()).select_from(SandboxLog).where(lines)) or 0) <= keep:
+        return
+    last = session.scalar(select(SandboxLog.id).where(lines).order_by(SandboxLog.id.desc()).offset(keep).limit(1))
+    if last is not None:
+        session.execute(delete(SandboxLog).where(lines, SandboxLog.id <= last))
 
 
 def _trim_all(session: Session, total: int) -> None:

@@ -25,6 +25,8 @@ class IdempotencyService:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._running: set[tuple[str, str]] = set()
+        """Keys whose request runs: a row that says so alone is what could not be written down at its end."""
 
     async def begin(self, team_id: str, key: str, fingerprint: str) -> str | None:
         """Claim a key: None to go on, or the id of the sandbox that it made before.
@@ -33,12 +35,25 @@ class IdempotencyService:
         """
         if not _KEY.fullmatch(key):
             raise InvalidRequestError("Idempotency-Key has 1 to 255 characters from a-z, 0-9 and '-'")
+        if (team_id, key) in self._running:
+            return await self._earlier(team_id, key, fingerprint)
+        self._running.add(
+            (team_id, key)
+        )  # before its row is there: nobody may take that for one of a request that is over
         try:
             async with self._database.write() as session:
                 session.add(IdempotencyKey(team_id=team_id, key=key, fingerprint=fingerprint, state="running"))
         except IntegrityError:
+            self.end(team_id, key)
             return await self._earlier(team_id, key, fingerprint)
+        except BaseException:
+            self.end(team_id, key)
+            raise
         return None
+
+    def end(self, team_id: str, key: str) -> None:
+        """The request that claimed the key is over, however it ended."""
+        self._running.discard((team_id, key))
 
     async def _earlier(self, team_id: str, key: str, fingerprint: str) -> str | None:
         async with self._database.read() as session:
@@ -48,15 +63,14 @@ class IdempotencyService:
                 "this Idempotency-Key was used with another request: use a new key",
                 error_code="idempotency_request_mismatch",
             )
-        if row is None or row.state == "running":
+        if row is None or (row.state == "running" and (team_id, key) in self._running):
             raise ConflictError(
                 "the request with this Idempotency-Key is still running: repeat it later",
                 error_code="idempotency_request_in_progress",
             )
         if row.state != "done":
             raise ConflictError(
-                "the server ended while it ran the request with this Idempotency-Key: list the sandboxes, "
-                "then use a new key",
+                "how the request with this Idempotency-Key ended is not known: list the sandboxes, then use a new key",
                 error_code="idempotency_outcome_unknown",
             )
         return row.sandbox_id

@@ -128,6 +128,11 @@ class LiveSandboxes:
     def get(self, sandbox_id: str) -> Live | None:
         return self._by_id.get(sandbox_id)
 
+    def team_of(self, sandbox_id: str) -> str | None:
+        """Whose a sandbox is that runs or is paused."""
+        live = self._by_id.get(sandbox_id)
+        return live.team_id if live is not None else None
+
     def count(self, team_id: str) -> int:
         """Sandboxes of a team that run, or start or stop running."""
         return self._places.held(team_id)

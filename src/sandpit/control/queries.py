@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, exists, func, or_, select, tuple_
 
-from sandpit.control.cursors import MAX_PAGE, decode_cursor, encode_cursor
+from sandpit.control.cursors import decode_cursor, encode_cursor
 from sandpit.control.errors import InvalidRequestError, NotFoundError
+from sandpit.control.limits import MAX_PAGE
 from sandpit.store.models import MetricSample, Sandbox, SandboxLog, SandboxMetadata
 
 if TYPE_CHECKING:

@@ -43,7 +43,7 @@ async def reconcile(core: Core, found: Sequence[RunningSandbox], teams: TeamServ
             core.adopt(sandbox, running.pop(sandbox.id), teams.identity(team).max_session_seconds)
     for sandbox_id in running:
         log.warning("sandbox %s runs without a record that says so: killing it", sandbox_id)
-        await _quietly(core.node.kill(sandbox_id))
+        await core.discard(sandbox_id)
     for snapshot_id in snapshots.keys() - kept:
         log.warning("snapshot %s belongs to nothing: removing it", snapshot_id)
         await _quietly(core.node.remove_snapshot(snapshot_id))

@@ -143,11 +143,6 @@ class SandboxService:
             # The node cannot help it; a timer tries again.
             log.exception("the record of sandbox %s could not be closed", sandbox_id)
 
-    def team_of(self, sandbox_id: str) -> str | None:
-        """Whose a sandbox is that runs or is paused."""
-        live = self.live.get(sandbox_id)
-        return live.team_id if live is not None else None
-
     def running(self) -> int:
         """How many sandboxes run, of all teams."""
         return sum(live.counted for live in self.live)
@@ -195,6 +190,8 @@ class SandboxService:
         except Exception:
             await self._idempotency.abandon(identity.team_id, key)
             raise
+        finally:
+            self._idempotency.end(identity.team_id, key)
 
     async def _resolve(self, identity: Identity, new: NewSandbox) -> Resolved:
         try:

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sandpit.control import ids, records, snapshotrecords
 from sandpit.control.core import Core, not_found
-from sandpit.control.cursors import MAX_PAGE, encode_cursor
+from sandpit.control.cursors import encode_cursor
 from sandpit.control.errors import (
     ControlError,
     DiskFullError,
@@ -19,7 +19,7 @@ from sandpit.control.errors import (
     InvalidRequestError,
     SandboxFailedError,
 )
-from sandpit.control.limits import MAX_FORKS
+from sandpit.control.limits import MAX_FORKS, MAX_PAGE
 from sandpit.control.network import check_egress
 from sandpit.control.requests import check_timeout
 from sandpit.control.templatenames import TemplateRef, parse_ref

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from sqlalchemy import exists, or_, select, update
 
 from sandpit.control import templaterecords
-from sandpit.control.cursors import MAX_PAGE, decode_cursor, encode_cursor
+from sandpit.control.cursors import decode_cursor, encode_cursor
 from sandpit.control.errors import ForbiddenError, InvalidRequestError, NotFoundError
+from sandpit.control.limits import MAX_PAGE
 from sandpit.control.templatenames import DEFAULT_TAG, PLATFORM, parse_ref
 from sandpit.store.models import Build, Snapshot, Template, TemplateTag
 from sandpit.store.types import utc_now

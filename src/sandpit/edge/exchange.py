@@ -92,6 +92,11 @@ class Exchange:
     def congested(self) -> bool:
         return self._upstream is not None and self._upstream.congested
 
+    @property
+    def stalled(self) -> float:
+        """Since when the server takes too little of the request (event loop time); infinity when it does not."""
+        return self._upstream.stalled if self._upstream is not None else float("inf")
+
     def start(self) -> None:
         self._touch()
         self._connector.start(self)
@@ -175,6 +180,14 @@ class Exchange:
             return
         self.cancel()
         self._client.reset()
+
+    def give_up(self, refusal: Refusal) -> None:
+        """Answer in the sandbox's stead, or end an answer that has begun so that it cannot pass for a complete one."""
+        if self.answering:
+            self.cancel()
+            self._client.reset()
+        else:
+            self.refuse(refusal)
 
     # From the sandbox
 

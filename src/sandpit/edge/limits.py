@@ -46,6 +46,8 @@ class Limits:
     """Stalled connections; the longest are ended beyond that."""
     client_stalled: int = 128
     """Of one client address."""
+    sandbox_stalled: int = 128
+    """Requests to one sandbox of which its servers have taken nothing for as long; the longest are ended beyond that."""
     dial_time: float = 2.0
     """For a direct connection to a sandbox's port, and again for the relay's answer."""
     pool_time: float = 1.5

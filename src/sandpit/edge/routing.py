@@ -26,6 +26,8 @@ _HOST = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _DIGITS = re.compile(rb"[0-9]+")
 _INVALID_HOST = "Invalid host"
+_SHOWN = 200
+"""Bytes of a path that an error repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +192,7 @@ def guard(request: Request, route: Route) -> None:
         return
     path = route.path.partition(b"?")[0]
     if route.port == RELAY_PORT or (route.port in AGENT_PORTS and is_reserved(path)):
-        raise Refusal(404, "This path is reserved for the control plane", path=path.decode(errors="replace"))
+        raise Refusal(404, "This path is reserved for the control plane", path=path[:_SHOWN].decode(errors="replace"))
     if route.port in AGENT_PORTS and target.state == "asleep":
         _guard_sleep(request, route, target)
     if route.port == AGENT_PORT or target.traffic_token is None:

@@ -201,6 +201,16 @@ class Edge:
                 found.append(client)
         return found
 
+    def _stalled_uploads(self, now: float) -> list[Exchange]:
+        """Requests that take memory for nothing: too many of which one sandbox reads nothing."""
+        found = []
+        for sandbox_id, of_sandbox in self._exchanges.items():
+            if sandbox_id and len(of_sandbox) > self.limits.sandbox_stalled:
+                stalled = [exchange for exchange in of_sandbox if exchange.stalled <= now - STALL_GRACE]
+                stalled.sort(key=lambda exchange: exchange.stalled, reverse=True)
+                found += stalled[self.limits.sandbox_stalled :]
+        return found
+
     async def _sweep(self) -> None:
         """End what is too slow. One pass over all connections is cheaper than a timer for every request."""
         period = min(1.0, self.limits.head_time / 4, self.limits.idle_time / 4, self.limits.pool_time / 4)
@@ -211,6 +221,8 @@ class Edge:
                 client.expire()
             for client in self._stalled_too_long(now):
                 client.reset()
+            for exchange in self._stalled_uploads(now):
+                exchange.give_up(Refusal(503, "The sandbox does not read what is sent to it, try again later"))
             self.pool.expire(now)
 
 

@@ -54,6 +54,8 @@ class Upstream(asyncio.Protocol):
         self.key = key
         self.user: User | None = None
         self.congested = False
+        self.stalled = float("inf")
+        """Since when the server has taken too little of what waits for it (event loop time)."""
         self.reused = False
         self.closed = False
         self.idle_since = 0.0
@@ -99,6 +101,7 @@ class Upstream(asyncio.Protocol):
 
     def _set_congested(self, value: bool) -> None:
         self.congested = value
+        self.stalled = asyncio.get_running_loop().time() if value else float("inf")
         if self.user is not None:
             self.user.upstream_writable()
 

@@ -123,7 +123,7 @@ class DiskFull(NodeError):
 
 
 def unwritable(message: str, error: OSError) -> NodeError:
-    """What to raise for an error of the file system: a full disk is told apart, since it may pass."""
+    """What to raise for an error of the file system: a full disk has a class of its own, since it may pass."""
     kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else NodeError
     return kind(f"{message}: {error}")
 

@@ -151,7 +151,9 @@ def compile_rules(policy: NetworkPolicy) -> Rules:
         raise NodeError(f"a sandbox has at most {MAX_RULES} egress rules")
     allowed, names = _sorted_out(policy.allow_out)
     denied, _ = _sorted_out(policy.deny_out)
-    return Rules(allowed, denied, NameSet(names))
+    rules = Rules(allowed, denied, NameSet(names))
+    _ = rules.only_listed  # computed here, where time may be taken
+    return rules
 
 
 def _sorted_out(rules: Sequence[str]) -> tuple[tuple[Range, ...], list[str]]:

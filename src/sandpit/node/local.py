@@ -7,7 +7,7 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sandpit.diskspace import DiskSpace, Room
@@ -48,23 +48,11 @@ from sandpit.node.slots import Slots
 from sandpit.node.snapshotter import Snapshotter
 from sandpit.node.starting import START_BYTES, Starter
 from sandpit.node.tails import Tails
-from sandpit.node.tasks import Tasks
+from sandpit.node.tasks import Tasks, bounded
 from sandpit.node.templates import Templates
 from sandpit.private import guarded, private
 
 log = logging.getLogger(__name__)
-
-
-_STOP_SECONDS = 8.0
-"""How long each step of a stop may take."""
-
-
-async def _bounded(work: Awaitable[object], what: str) -> None:
-    try:
-        async with asyncio.timeout(_STOP_SECONDS):
-            await work
-    except TimeoutError:
-        log.error("%s took longer than %g s: the next start goes on with it", what, _STOP_SECONDS)
 
 
 class LocalNode:
@@ -202,12 +190,12 @@ class LocalNode:
         """See Node. What takes longer than its time is left for the next start, which finds it."""
         if kill_sandboxes:
             await self.kill_all()
-        await _bounded(self._pools.close(), "ending the sandboxes that wait")
+        await bounded(self._pools.close(), "ending the sandboxes that wait")
         if kill_sandboxes:
             kills = (self._kill_if_there(sandbox_id) for sandbox_id in list(self._sandboxes))
-            await _bounded(asyncio.gather(*kills), "killing the sandboxes")
-        await _bounded(self._standing.close(), "ending what goes on all the time")
-        await _bounded(self._tasks.drain(), "cleaning up after sandboxes")
+            await bounded(asyncio.gather(*kills), "killing the sandboxes")
+        await bounded(self._standing.close(), "ending what goes on all the time")
+        await bounded(self._tasks.drain(), "cleaning up after sandboxes")
         self._load.close()
         for sandbox in self._sandboxes.values():
             await sandbox.agent.close()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sandpit.node.contract import NetworkPolicy
 from sandpit.node.processes import ProcessId
+from sandpit.private import write_private
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +49,6 @@ class Record:
         """Store atomically: a crash leaves the old record or the new one. Nobody else may read it."""
         write_private(directory / "record.new", json.dumps(asdict(self)))
         (directory / "record.new").rename(directory / "record.json")
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that its owner alone can read, from its first byte on. Raises: OSError."""
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor
-        file.write(text)
 
 
 def read_all(sandboxes_dir: Path) -> Iterator[tuple[Path, Record | None]]:

@@ -18,7 +18,7 @@ from typing import Literal
 import xxhash
 
 from sandpit.node.contract import NodeError, SnapshotDamaged, SnapshotInfo, UnknownSnapshot
-from sandpit.node.records import write_private
+from sandpit.private import write_private
 
 log = logging.getLogger(__name__)
 

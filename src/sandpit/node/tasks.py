@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 log = logging.getLogger(__name__)
+STOP_SECONDS = 8.0
+"""How long each step of a node's stop may take."""
+
+
+async def bounded(work: Awaitable[object], what: str) -> None:
+    """A step of a stop; one that takes too long is left where it is, and logged."""
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            await work
+    except TimeoutError:
+        log.error("%s took longer than %g s: the next start goes on with it", what, STOP_SECONDS)
 
 
 class Tasks:

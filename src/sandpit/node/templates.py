@@ -25,10 +25,10 @@ from sandpit.node.launcher import Launcher, Sandbox, Source
 from sandpit.node.meter import snapshot_bytes
 from sandpit.node.processors import processor_features
 from sandpit.node.quiet import quiesce
-from sandpit.node.records import write_private
 from sandpit.node.selftest import self_test
 from sandpit.node.start_command import Report, StartCommand, unless_it_fails
 from sandpit.node.trust import GUEST_BUNDLE
+from sandpit.private import write_private
 
 log = logging.getLogger(__name__)
 

@@ -179,7 +179,7 @@ def _timeout(headers: Headers) -> float | None:
 
 def _keepalive(headers: Headers) -> float:
     text = headers.get("keepalive-ping-interval", "")
-    if not (text.isascii() and text.isdecimal()):
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10):
         return DEFAULT_KEEPALIVE_S
     return float(text) or DEFAULT_KEEPALIVE_S
 

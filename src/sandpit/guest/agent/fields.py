@@ -42,7 +42,7 @@ def uint32(message: Message, name: str) -> int | None:
     value: object = optional(message, name, object)
     if value is None:
         return None
-    if isinstance(value, str) and value.isascii() and value.isdecimal():
+    if isinstance(value, str) and len(value) <= 10 and value.isascii() and value.isdecimal():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 32:
         raise ConnectError("invalid_argument", f"field {name} is not an unsigned 32-bit number")

@@ -160,7 +160,7 @@ class Connection:
                 text = await self._socket.receive_text()
                 try:
                     message = json.loads(text)
-                except ValueError:
+                except (ValueError, RecursionError):
                     await self.send(_error(None, _PARSE, "parse error"))
                     await self._socket.close()
                     return

@@ -231,7 +231,7 @@ async def _body(request: Request) -> dict[str, Any]:
     """JSON, whatever the Content-Type says. Raises: HTTPException 400."""
     try:
         body = json.loads(await request.body() or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         raise HTTPException(400, "Invalid JSON in body of request") from None
     if not isinstance(body, dict):
         raise HTTPException(400, "The body must be an object")

@@ -45,7 +45,7 @@ class Channels:
             message = json.loads(text)
             header, content = message["header"], message["content"]
             kind, code = header["msg_type"], content.get("code")
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             _LOG.warning("ignored a message that is none of Jupyter's")
             return
         if kind != "execute_request" or not isinstance(code, str):

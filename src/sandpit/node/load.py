@@ -77,9 +77,9 @@ class Load:
         return newcomers_share(self.used.values(), self.capacity, starting + 1)
 
     def computing(self) -> int:
-        """How many sandboxes use as much as a newcomer would get, or more."""
+        """How many sandboxes use at least half of what a newcomer would get: those that it would share with, unevenly as that may be."""
         share = self.share()
-        return sum(used >= 0.9 * share for used in self.used.values())
+        return sum(used >= 0.5 * share for used in self.used.values())
 
     def close(self) -> None:
         """Close the files."""

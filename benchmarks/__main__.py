@@ -18,6 +18,7 @@ from benchmarks.subjects import (
     build,
     burst,
     cold,
+    crowd,
     idle,
     interpreter,
     model,
@@ -51,6 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
             _collect(rows, "soak", soak.measure(options.cycles, options.minutes))
         elif options.command == "rounds":
             _collect(rows, "rounds", rounds.measure(options.rounds))
+        elif options.command == "crowd":
+            _collect(rows, "crowd", crowd.measure(options.sandboxes))
         elif options.command == "model":
             _collect(rows, "model", model.measure(options.operations, options.seed, options.runtime))
         else:
@@ -81,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     to: dict[str, Any] = {"type": Path, "metavar": "PATH", "help": "where to write every single value"}
     parser.add_argument("--json", **to)
     commands = parser.add_subparsers(dest="command")
+    text = "N idle sandboxes at once: what each costs, and how the server answers beside them"
+    commands.add_parser("crowd", help=text).add_argument("sandboxes", type=_count, metavar="N")
     cycles = commands.add_parser(
         "soak", help="create, run a command and kill N times, then look for what was left behind"
     )

@@ -34,13 +34,13 @@ class Rig:
         self.api = httpx.Client(
             base_url=live.api_url, headers={"X-API-KEY": live.key}, trust_env=False, timeout=WAIT_SECONDS
         )
-        self._control = httpx.Client(
+        self.control = httpx.Client(
             transport=httpx.HTTPTransport(uds=str(live.run_dir / "control.sock")), base_url="http://sandpit"
         )
 
     def close(self) -> None:
         self.api.close()
-        self._control.close()
+        self.control.close()
 
     def settle(self) -> None:
         """Return when every pool is full and the machine had a moment to calm down."""
@@ -52,7 +52,7 @@ class Rig:
         time.sleep(CALM_SECONDS)
 
     def _ready(self) -> dict[str, int]:
-        found: dict[str, int] = self._control.get("/status").json()["sandboxes"]["ready"]
+        found: dict[str, int] = self.control.get("/status").json()["sandboxes"]["ready"]
         return found
 
     def create(self, template: str = "base") -> str:
@@ -105,5 +105,8 @@ def _serving(pool: int, settings: Mapping[str, str]) -> Iterator[Rig]:
         for name, value in kept.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
         made.close()
-        live.stop()
+        if live.process.poll() is None:
+            live.stop()
+        else:
+            live.ended()
         live.remove()

@@ -35,7 +35,7 @@ def measure(scale: Scale) -> Iterator[Measurement]:
     targets = (Target("p50", 30),)
     yield Measurement(f"idle sandbox (of {count}): PSS", "MiB", resident)
     yield Measurement(f"idle sandbox (of {count}): private memory", "MiB", private, targets=targets)
-    yield Measurement(f"idle sandbox (of {count}): CPU", "% of one", share)
+    yield Measurement(f"idle sandbox (of {count}): CPU", "% of one", share, targets=(Target("p50", 0.2),))
     name = f"create beside {count} idle ones"
     note = _beside(first_bare, after_bare)
     yield Measurement(name, "ms", after, "beside none", first, (Target("ratio", 1.3),), note, paired=False)

@@ -131,6 +131,7 @@ class Server:
         stack.callback(state_file(settings).unlink, missing_ok=True)
         log.info("ready: API %(api)s, sandboxes %(edge)s", self._addresses)
         await self._stop.wait()
+        self._node.seal()
         self._give_up_after(STOP_SECONDS)
         if self._kill_sandboxes:
             await self._control.services.sandboxes.kill_all("the server was told to end all sandboxes")
@@ -175,6 +176,8 @@ class Server:
             "overdue": [asdict(item) for item in overdue[:MAX_REPORTED]],
             "templates": templates,
             "runtimes": self._node.releases(),
+            "share": self._node.share(),
+            "full": self._node.why_full(),
             "disk": asdict(self._node.room()),
         }
 

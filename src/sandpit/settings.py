@@ -89,6 +89,29 @@ class Pool(BaseModel):
     """Memory in MiB that all waiting sandboxes may hold together."""
 
 
+class Machine(BaseModel):
+    """What sandboxes get of this machine, and when it counts as full (docs/operations.md)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reserved_cpus: float | None = Field(default=None, gt=0)
+    """Processors kept for the server; None: a quarter of one, or a twentieth of all if that is more."""
+    reserved_memory_mb: int = Field(default=512, ge=64)
+    """Memory in MiB kept for the server and the rest of the machine."""
+    sandbox_cpus: float | None = Field(default=None, ge=0.25)
+    """Processors that all sandboxes may use together; None: all but the reserved ones."""
+    sandbox_memory_mb: int | None = Field(default=None, ge=128)
+    """Memory in MiB that all sandboxes may use together; None: all but the reserved."""
+    least_cpu: float = Field(default=0.05, ge=0, le=1)
+    """A sandbox is started only if this part of a processor, or more, would be left for it beside those that compute. 0: always."""
+    full_seconds: float = Field(default=10.0, ge=0, le=60)
+    """How long a create waits for room on a full machine before it is refused with 503; others are refused at once then."""
+    create_seconds: float = Field(default=55.0, ge=1, le=600)
+    """How long a create may take from request to answer. The official clients wait 60 s."""
+    create_queue: int = Field(default=256, ge=1, le=10_000)
+    """Creates that may wait for their turn, of all teams; more are refused at once with 503."""
+
+
 class Log(BaseModel):
     """The server's own log, when it runs in the background."""
 
@@ -162,6 +185,7 @@ class Settings(BaseSettings):
     pool: Pool = Pool()
     build: Build = Build()
     retention: Retention = Retention()
+    machine: Machine = Machine()
     disk_reserve_mb: int | None = Field(default=None, ge=0)
     """Disk in MiB that is kept free for records, the database and logs: sandboxes, snapshots, builds and uploads that would reach into it
     are refused (507). None keeps a twentieth of the file system, at most 2 GiB."""

@@ -68,6 +68,7 @@ class MemoryNode:
         self.creating = asyncio.Event()
         self.killing = asyncio.Event()
         self.killed: list[str] = []
+        self.touched: list[str] = []
         self.kept: dict[str, SnapshotInfo] = {}
         self.fail_snapshot: NodeError | None = None
         self.mute: set[str] = set()
@@ -117,6 +118,15 @@ class MemoryNode:
         self.machine[spec.sandbox_id] = spec
         self.policies[spec.sandbox_id] = spec.network
         return RunningSandbox(spec.sandbox_id, "10.0.0.1", started_warm=True)
+
+    def touch(self, sandbox_id: str) -> None:
+        self.touched.append(sandbox_id)
+
+    def seal(self) -> None:
+        """It does nothing but stop."""
+
+    async def kill_all(self) -> None:
+        """The calls of `kill` that follow do it."""
 
     async def kill(self, sandbox_id: str) -> None:
         self.killing.set()

@@ -230,7 +230,7 @@ async def test_a_failed_create_leaves_nothing(
     assert (await client.get("/v2/sandboxes")).json() == []
     assert list(control.services.sandboxes.live) == []
     # 503 may be repeated: nothing has happened.
-    assert response.headers.get("retry-after") == ("1" if status == 503 else None)
+    assert response.headers.get("retry-after") == ("5" if status == 503 else None)
 
 
 async def test_a_sandbox_that_dies_is_closed(client: httpx.AsyncClient, node: MemoryNode) -> None:

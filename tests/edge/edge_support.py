@@ -24,6 +24,7 @@ class MemoryDirectory:
         self.callbacks: list[Callable[[str], None]] = []
         self.waiting: dict[str, asyncio.Event] = {}
         self.wakes: list[str] = []
+        self.touched: list[str] = []
         self.waking = asyncio.Event()
         self.hold_wake: asyncio.Event | None = None
         self.fail_wake: Exception | None = None
@@ -75,6 +76,9 @@ class MemoryDirectory:
             return self.find(sandbox_id)
         finally:
             self._settled(sandbox_id)
+
+    def touch(self, sandbox_id: str) -> None:
+        self.touched.append(sandbox_id)
 
     def find(self, sandbox_id: str) -> Target | None:
         return self.running.get(sandbox_id)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import uvicorn
-from edge_support import ADDRESS, SANDBOX
+from edge_support import ADDRESS, SANDBOX, MemoryDirectory
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
@@ -130,3 +130,24 @@ async def test_application_websockets_pass(edge: Edge) -> None:
         async with connect(url, additional_headers=headers, proxy=None) as client:
             await client.send("abc")
             assert await client.recv() == "cba"
+
+
+async def test_what_flows_is_noticed(edge: Edge, directory: MemoryDirectory) -> None:
+    """When a request begins, and then once a second at most; not while a stream is silent."""
+    async with uvicorn_serving() as port, client_for(edge, port) as client:
+        await client.post("/digest", content=b"x" * 300_000)
+        assert directory.touched == [SANDBOX]
+        async with client.stream("GET", "/events") as answer:
+            lines = answer.aiter_lines()
+            async with asyncio.timeout(10):
+                while len(directory.touched) < 4:
+                    await anext(lines)
+        url = "ws://{}:{}/socket".format(*edge.addresses[0])
+        headers = {"E2b-Sandbox-Id": SANDBOX, "E2b-Sandbox-Port": str(port)}
+        async with connect(url, additional_headers=headers, proxy=None) as websocket:
+            seen = len(directory.touched)
+            await asyncio.sleep(1.2)
+            assert len(directory.touched) == seen
+            await websocket.send("abc")
+            await websocket.recv()
+            assert len(directory.touched) == seen + 1

@@ -203,7 +203,7 @@ async def on_control_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ControlError)
     headers = {}
     if isinstance(error, BusyError):
-        headers["Retry-After"] = "1"
+        headers["Retry-After"] = str(error.retry_seconds)
     elif isinstance(error, LimitReachedError):
         headers["Should-Retry"] = "false"  # it stays true until a sandbox ends
     status = legacy.status_for(request, error)

@@ -46,6 +46,8 @@ _DELTA_BYTES = 64 << 20
 _WORKSHOP_DELTA_BYTES = 512 << 20
 """The same for the sandbox of a build, which unpacks it once."""
 _USER = "user"
+_ROOM_SECONDS = 60.0
+"""How long a step waits for room on the node before it takes its chance."""
 """Whose sandboxes made of an image are (current-protocol 10.3)."""
 PROVISION = "provision 1"
 
@@ -213,9 +215,11 @@ class Builder:
     @asynccontextmanager
     async def _workshop(self, spec: BuildSpec, image: Image, scratch: Path) -> AsyncIterator[Workshop]:
         source = await self._templates.stack(image)
+        await self._admission.room(image, _ROOM_SECONDS)
         async with self._admission.turn(image, spec.tenant) as release:
             sandbox = await self._launcher.launch(source, begun=release)
         try:
+            self._launcher.wake(sandbox)
             workshop = Workshop(sandbox, self._launcher.runtime_of(image), self._store, scratch, self._config)
             await workshop.open()
             yield workshop

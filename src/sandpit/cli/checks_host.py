@@ -126,6 +126,21 @@ def _disk(settings: Settings) -> Result:
     return Result("ok", detail) if free >= _DISK_WANTED else Result("warning", f"{detail}: templates need 8 GiB", fix)
 
 
+def _share(settings: Settings) -> Result:
+    """Whether sandboxes leave the server processors and memory: the limits of their group are in force while a server runs."""
+    from sandpit.node.assemble import node_config
+    from sandpit.node.share import Share
+
+    share = Share(node_config(settings))
+    detail = f"{share.limits.cpus:g} processors and {share.limits.memory_mb} MiB for all sandboxes together"
+    if (process := find_process(settings)) is None:
+        return Result("ok", f"{detail}, once a server runs")
+    process.close()
+    if wrong := share.differences():
+        return Result("failed", f"not in force: {wrong}", "sandpit down, then sandpit up: sandboxes go on")
+    return Result("ok", detail)
+
+
 def _memory(_: Settings) -> Result:
     import psutil
 
@@ -234,6 +249,7 @@ LAST = (
     Check("KVM", _kvm),
     Check("disk", _disk),
     Check("memory", _memory),
+    Check("sandboxes' share", _share, "sandpit down, then sandpit up: sandboxes go on", root=True),
     Check("open files", _descriptors),
     Check("inotify", _inotify, required=False),
     Check("other firewalls", _other_firewalls, "install nftables", required=False, root=True),

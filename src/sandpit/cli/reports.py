@@ -52,6 +52,8 @@ def _text(answer: dict[str, Any], data_dir: str) -> str:
         f"  data       {data_dir}",
         f"  disk       {_disk(answer['disk'])}",
         f"  running    {counts['running']} sandboxes",
+        f"  share      {_share(answer['share'])}",
+        *([f"  full       {answer['full']}"] if answer["full"] else []),
         f"  runtimes   {', '.join(f'{name} ({digest[:12]})' for name, digest in answer['runtimes'].items())}",
         "  templates",
     ]
@@ -65,6 +67,11 @@ def _text(answer: dict[str, Any], data_dir: str) -> str:
         )
         lines += [f"    {it['sandbox_id']:22} {it['state']:8} {it['seconds']:.0f} s" for it in answer["overdue"]]
     return "\n".join(lines)
+
+
+def _share(share: dict[str, Any]) -> str:
+    cpus = f"{share['cpusUsed']:g} of {share['cpus']:g} processors in use"
+    return f"{cpus}, {share['memoryFreeMB']:g} of {share['memoryMB']:g} MiB of memory left"
 
 
 def _disk(room: dict[str, int]) -> str:

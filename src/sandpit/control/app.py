@@ -89,6 +89,7 @@ class ControlPlane:
         templates = TemplateService(self.database)
         self._idempotency = IdempotencyService(self.database)
         self._logs = GuestLogs(self.database, node, settings.retention)
+        self.directory.toucher = node.touch
         core = Core(self.database, node, self.directory, self._operations, self._logs)
         self._logs.team_of = core.live.team_of
         quota = SnapshotQuota(self.database, node, settings.limits.snapshots_mb)

@@ -19,12 +19,18 @@ class LiveDirectory:
         self._callbacks: list[Callable[[str], None]] = []
         self.waker: Callable[[str], Awaitable[None]] | None = None
         """Waits for a sandbox's transition, or resumes it if it is asleep. Raises: WakeRefusedError."""
+        self.toucher: Callable[[str], None] | None = None
+        """Hears that something flows to or from a sandbox."""
 
     def find(self, sandbox_id: str) -> Target | None:
         return self._targets.get(sandbox_id)
 
     def targets(self) -> Iterable[Target]:
         return tuple(self._targets.values())
+
+    def touch(self, sandbox_id: str) -> None:
+        if self.toucher is not None:
+            self.toucher(sandbox_id)
 
     def on_gone(self, callback: Callable[[str], None]) -> None:
         self._callbacks.append(callback)

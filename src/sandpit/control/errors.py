@@ -79,6 +79,10 @@ class DiskFullError(ControlError):
 
 
 class BusyError(ControlError):
-    """No capacity now. Raised before any side effect, so the caller may repeat."""
+    """No capacity now. Raised before any side effect, so the caller may repeat, in `retry_seconds` at the earliest."""
 
     status = 503
+
+    def __init__(self, message: str, *, error_code: str | None = None, retry_seconds: int = 1) -> None:
+        super().__init__(message, error_code=error_code)
+        self.retry_seconds = retry_seconds

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 MAX_REFRESH_SECONDS = 3600
 MIN_REFRESH_SECONDS = 15
+_ENDED_AT_ONCE = 16
 KILL_ALL_SECONDS = 25.0
 """How long the end of all sandboxes may take when the server stops."""
 
@@ -152,15 +153,22 @@ class SandboxService:
         It takes `KILL_ALL_SECONDS` at most; what has not ended then is logged.
         """
         self.live.closed = True
+        await self._node.kill_all()
+        gate = asyncio.Semaphore(_ENDED_AT_ONCE)
+
+        async def end(live: Live) -> None:
+            async with gate:
+                await self._operations.run(self._ending.end(live, reason))
+
         running = [live for live in self.live if live.counted]
-        ends = [asyncio.ensure_future(self._operations.run(self._ending.end(live, reason))) for live in running]
+        ends = [asyncio.ensure_future(end(live)) for live in running]
         if ends:
             await asyncio.wait(ends, timeout=KILL_ALL_SECONDS)
-        for live, end in zip(running, ends, strict=True):
-            if not end.done():
-                end.cancel()
+        for live, ended in zip(running, ends, strict=True):
+            if not ended.done():
+                ended.cancel()
                 log.error("sandbox %s has not ended within %g s", live.sandbox_id, KILL_ALL_SECONDS)
-            elif error := end.exception():
+            elif error := ended.exception():
                 log.error("sandbox %s could not be ended: %s", live.sandbox_id, error)
 
     def stop(self) -> None:
@@ -269,7 +277,9 @@ class SandboxService:
         except (UnknownTemplateBuild, UnknownSnapshot):
             raise
         except CapacityExhausted as error:
-            raise BusyError(str(error), error_code="sandbox_capacity_unavailable") from error
+            raise BusyError(
+                str(error), error_code="sandbox_capacity_unavailable", retry_seconds=error.retry_seconds
+            ) from error
         except DiskFull as error:
             raise DiskFullError(f"the sandbox could not be started: {error}") from error
         except NodeError as error:

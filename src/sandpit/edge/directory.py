@@ -55,6 +55,9 @@ class Directory(Protocol):
         it is for the caller to check before it asks again.
         """
 
+    def touch(self, sandbox_id: str) -> None:
+        """Something flows to or from a sandbox: called when a request begins, then once a second at most. It must not wait."""
+
     def targets(self) -> Iterable[Target]:
         """All running sandboxes (for links that carry no sandbox id but a signature)."""
 

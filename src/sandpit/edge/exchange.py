@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # Sent again when a kept connection turns out to be dead: doing these twice is as good as once (RFC 9110, 9.2.2).
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+
+_TOUCH_SECONDS = 1.0
 
 
 class _Stage(Enum):
@@ -48,6 +51,7 @@ class Exchange:
         self._half_closed = False
         self._upgrade = allowed_upgrade(request, route)
         self._connector = Connector(self._edge, request, route)
+        self._touch_at = 0.0 if route.target is not None else math.inf
 
     @property
     def route(self) -> Route:
@@ -94,7 +98,15 @@ class Exchange:
         return self._upstream.stalled if self._upstream is not None else float("inf")
 
     def start(self) -> None:
+        self._touch()
         self._connector.start(self)
+
+    def _touch(self) -> None:
+        """Something flows: the sandbox is to be on time. Costs a comparison, but for the first time in a second."""
+        now = self._edge.loop.time()
+        if now >= self._touch_at:
+            self._touch_at = now + _TOUCH_SECONDS
+            self._edge.directory.touch(self.sandbox_id)
 
     def connected(self, upstream: Upstream) -> None:
         """The connection is there: send the request."""
@@ -118,6 +130,7 @@ class Exchange:
     def client_data(self, data: bytes) -> int:
         """Send on what of `data` is this request's; returns how much that was. Raises BodyError."""
         assert self._upstream is not None
+        self._touch()
         if self._stage is _Stage.TUNNEL:
             self._upstream.transport.write(data)
             return len(data)
@@ -182,6 +195,7 @@ class Exchange:
         self._client.update_reading()
 
     def upstream_data(self, data: bytes) -> None:
+        self._touch()
         if self._stage is _Stage.TUNNEL:
             self._client.write(data)
         elif self._stage is _Stage.BODY:

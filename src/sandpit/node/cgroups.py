@@ -14,6 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
+_PERIOD, _SHARE_PERIOD = 100_000, 20_000
+"""Microseconds in which a quota is counted: a sandbox's, and that of all of them together."""
+_SHARE_WEIGHT = ("50", "512")
+"""Of the group of all sandboxes, on v2 (100 is usual) and v1 (1024, which is also that of one process outside of all groups)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ def _hierarchies() -> list[Path]:
 class LimitValues:
     """What a group may use: processors, MiB of memory, tasks."""
 
-    cpu_count: int
+    cpus: float
     memory_mb: int
     pids: int
 
@@ -73,41 +77,109 @@ class Cgroup:
             else [self._in(name) for name in ("memory", "cpu", "cpuacct", "pids", "freezer")]
         )
 
-    def create(self, limits: LimitValues) -> None:
-        """Make the groups and set their limits. Raises: OSError: a sandbox without limits must not start."""
+    def create(self, limits: LimitValues, *, share: bool = False) -> None:
+        """Make the groups and set their limits. Raises: OSError: a sandbox without limits must not start.
+
+        `share` is for the group of all sandboxes: it has half the usual weight, and its quota comes in shorter periods, since everything
+        in it stops when that is used up.
+        """
         for directory in self.directories():
             directory.mkdir(parents=True, exist_ok=True)
-        memory = str(limits.memory_mb << 20)
         if is_unified():
             _delegate(self._in("memory").parent)
-            (self._in("cpu") / "cpu.max").write_text(f"{limits.cpu_count * 100_000} 100000")
-            (self._in("memory") / "memory.max").write_text(memory)
+        for path, value in self._values(limits, share=share):
+            path.write_text(value)
+
+    def _values(self, limits: LimitValues, *, share: bool) -> list[tuple[Path, str]]:
+        """The files that hold the limits, and what is to be in them."""
+        period = _SHARE_PERIOD if share else _PERIOD
+        quota, memory = str(round(limits.cpus * period)), str(limits.memory_mb << 20)
+        pids = self._in("pids") / "pids.max", str(limits.pids)
+        if is_unified():
             swap = self._in("memory") / "memory.swap.max"
-            if swap.exists():
-                swap.write_text("0")
+            return [
+                (self._in("cpu") / "cpu.max", f"{quota} {period}"),
+                *([(self._in("cpu") / "cpu.weight", _SHARE_WEIGHT[0])] if share else []),
+                (self._in("memory") / "memory.max", memory),
+                *([(swap, "0")] if swap.exists() else []),
+                pids,
+            ]
+        return [
+            (self._in("cpu") / "cpu.cfs_period_us", str(period)),
+            (self._in("cpu") / "cpu.cfs_quota_us", quota),
+            *([(self._in("cpu") / "cpu.shares", _SHARE_WEIGHT[1])] if share else []),
+            pids,
+            (self._in("memory") / "memory.limit_in_bytes", memory),
+        ]
+
+    def differences(self, limits: LimitValues) -> str:
+        """What of the limits of a `share` is not in force; empty when all are. Raises: OSError."""
+        found = []
+        for path, value in self._values(limits, share=True):
+            if (actual := path.read_text().strip()) != value:
+                found.append(f"{path} is {actual}, not {value}")
+        return "; ".join(found)
+
+    def cap_children(self, cpus: float) -> None:
+        """Lower the quotas of the groups below: v1 refuses a group less than one of its children has. Raises: OSError."""
+        if is_unified() or not self._in("cpu").is_dir():
+            return
+        for child in self.children():
+            quota, period = (self._in("cpu") / child / f"cpu.cfs_{name}_us" for name in ("quota", "period"))
+            with contextlib.suppress(FileNotFoundError):
+                if int(quota.read_text()) > cpus * int(period.read_text()):
+                    quota.write_text(str(round(cpus * int(period.read_text()))))
+        # Between a new period and a new quota, the two together may be less than a child has.
+        with contextlib.suppress(FileNotFoundError):
+            (self._in("cpu") / "cpu.cfs_quota_us").write_text("-1")
+
+    def memory_in_use(self) -> int:
+        """Bytes that the group holds, page cache that can be dropped at once not counted. Raises: OSError."""
+        stat = _flat(self._in("memory") / "memory.stat")
+        if is_unified():
+            current, prefix = self._in("memory") / "memory.current", ""
         else:
-            (self._in("cpu") / "cpu.cfs_quota_us").write_text(str(limits.cpu_count * 100_000))
-            (self._in("memory") / "memory.limit_in_bytes").write_text(memory)
-        (self._in("pids") / "pids.max").write_text(str(limits.pids))
+            current, prefix = self._in("memory") / "memory.usage_in_bytes", "total_"
+        return int(current.read_text()) - stat.get(f"{prefix}inactive_file", 0) - stat.get(f"{prefix}active_file", 0)
+
+    def hurry(self) -> None:
+        """Let what is about to be killed go before its neighbours: dying takes processor time of the group's own."""
+        cpu = self._in("cpu")
+        with contextlib.suppress(OSError):
+            if is_unified():
+                (cpu / "cpu.weight").write_text("10000")
+                (cpu / "cpu.max").write_text("max")
+            else:
+                (cpu / "cpu.shares").write_text("262144")
+                (cpu / "cpu.cfs_quota_us").write_text("-1")
+
+    def children(self) -> set[str]:
+        """Names of the groups below, those of sandboxes; none when there is no such group."""
+        try:
+            with os.scandir(self._in("cpuacct")) as entries:
+                return {entry.name for entry in entries if entry.is_dir()}
+        except FileNotFoundError:
+            return set()
+
+    def threads_of(self, child: str) -> list[int]:
+        """Threads in a group below; none when it is gone."""
+        name = "cgroup.threads" if is_unified() else "tasks"
+        try:
+            return [int(line) for line in (self._in("cpu") / child / name).read_text().split()]
+        except OSError:
+            return []
 
     def processes(self) -> list[int]:
-        """Pids in the group, all of the sandbox's host processes.
+        """Pids in the group and below it, all of the sandbox's host processes.
 
         On v1 in any hierarchy: a runtime that was killed while it joined them one by one is in some only.
         """
         found: set[int] = set()
         for hierarchy in _hierarchies():
-            with contextlib.suppress(OSError):
-                found.update(map(int, (hierarchy / self.path.lstrip("/") / "cgroup.procs").read_text().split()))
+            for directory, _, _ in os.walk(hierarchy / self.path.lstrip("/")):
+                with contextlib.suppress(OSError):
+                    found.update(map(int, Path(directory, "cgroup.procs").read_text().split()))
         return sorted(found)
-
-    def set_timer_slack(self, seconds: float) -> None:
-        """Let timers of everything in the group fire this much late, so that wake-ups fall together (proc(5), timerslack_ns)."""
-        value = str(int(seconds * 1e9))
-        for pid in self.processes():
-            for thread in Path(f"/proc/{pid}/task").glob("*"):
-                with contextlib.suppress(OSError):  # a thread that has just ended
-                    Path(f"/proc/{thread.name}/timerslack_ns").write_text(value)
 
     def kill(self) -> None:
         """Send SIGKILL to everything in the group."""
@@ -182,6 +254,17 @@ class Cgroup:
         current = int((self._in("memory") / "memory.usage_in_bytes").read_text())
         kills = _flat(self._in("memory") / "memory.oom_control").get("oom_kill", 0)
         return Usage(current, stat.get("cache", 0) - stat.get("shmem", 0), cpu, kills, refused)
+
+
+def cpu_file(parent: Cgroup, child: str) -> Path:
+    """What counts the processor time of a group below another one."""
+    return Cgroup(f"{parent.path}/{child}")._in("cpuacct") / ("cpu.stat" if is_unified() else "cpuacct.usage")
+
+
+def cpu_seconds(content: bytes) -> float:
+    """Processor time by the first bytes of such a file: `usage_usec N` on v2, nanoseconds on v1."""
+    words = content.split()
+    return int(words[1]) / 1e6 if words[0] == b"usage_usec" else int(words[0]) / 1e9
 
 
 def _flat(path: Path) -> dict[str, int]:

@@ -40,10 +40,22 @@ class NodeConfig:
     """What the ready sandboxes may hold together, in MiB of resident memory (estimated by their snapshots)."""
     memory_reserve_mb: int = 512
     """Host memory, in MiB, that is never given to sandboxes."""
+    reserved_cpus: float | None = None
+    """Processors that are never given to sandboxes; None: a quarter of one, or a twentieth of all if that is more."""
+    sandbox_cpus: float | None = None
+    """Processors that all sandboxes may use together; None: all but the reserved ones."""
+    sandbox_memory_mb: int | None = None
+    """Memory, in MiB, that all sandboxes may use together; None: all but the reserve."""
+    least_cpu: float = 0.05
+    """A sandbox is started only if this part of a processor, or more, would be left for it."""
+    full_seconds: float = 10.0
+    """How long a create waits for room on a full node before it is refused; after that many seconds without room, others are at once."""
+    create_seconds: float = 55.0
+    """How long a create from a template may take altogether."""
+    create_queue: int = 256
+    """Creates that may wait for their turn; more are refused at once."""
     disk_reserve_mb: int | None = None
     """Disk, in MiB, that is kept free; None: a twentieth of the file system, at most 2 GiB (sandpit.diskspace)."""
-    admission_timeout: float = 60.0
-    """Seconds that a create waits for room before it fails."""
     allow_ranges: tuple[IPv4Network, ...] = ()
     """Private ranges that the operator opens to all sandboxes."""
     sandbox_flows: int = 2048

@@ -133,7 +133,10 @@ class AgentUnresponsive(NodeError):
 
 
 class CapacityExhausted(NodeError):
-    """The node's memory or slots are used up, and waiting did not help."""
+    """The node's memory, processors or slots are used up, and waiting did not help, or would not."""
+
+    retry_seconds = 5
+    """When trying again may help: sandboxes end all the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +271,17 @@ class Node(Protocol):
 
     def snapshots(self) -> Sequence[SnapshotInfo]:
         """The snapshots on this node."""
+
+    def touch(self, sandbox_id: str) -> None:
+        """Something flows between a client and a sandbox, which is to be on time from now on. It must not wait; any id will do."""
+
+    def seal(self) -> None:
+        """Start no sandbox any more: creates that wait are refused, as are those that come. `stop` or `kill_all` follows."""
+
+    async def kill_all(self) -> None:
+        """End every sandbox at once, and start none any more; returns when the processes of all are dead. Each must be killed all the same,
+        which costs nothing then: what they held is given back by that, and by `stop`.
+        """
 
     async def kill(self, sandbox_id: str) -> None:
         """End a sandbox at once; returns when its processes are dead, tidies up behind the answer.

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from sandpit.node.config import NodeConfig
 from sandpit.node.contract import NetworkPolicy, NodeError, RunningSandbox
 from sandpit.node.control_secret import ControlSecret
 from sandpit.node.firewall import Firewall
+from sandpit.node.idling import IDLE_SLACK, RUNNING_SLACK
 from sandpit.node.images import Image
 from sandpit.node.processes import ProcessId
 from sandpit.node.records import Record
@@ -28,10 +30,6 @@ log = logging.getLogger(__name__)
 
 _AGENT_START_SECONDS = 60.0
 _BUSY_SECONDS = 30.0
-_WAITING_SLACK = 0.1
-_RUNNING_SLACK = 0.005
-"""Seconds that timers may be late. gVisor's systrap platform wakes a thousand times a second even when nothing runs inside: 4-5 % of a
-core with the kernel's default slack of 50 us, 1.3 % with 5 ms, 0.2 % with 100 ms (measured; inside, sleep(5 ms) takes 7 ms)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +70,10 @@ class Sandbox:
     """Set when its end is wanted, so that its death is no news."""
     responsive: bool = True
     """Whether its agent answered when it was last asked to prepare for a snapshot."""
+    idle: bool = True
+    """Whether its timers may be late: nobody has asked it for anything lately, and it does no work of its own."""
+    touched: float = 0.0
+    """When something last flowed between it and a client, or it worked (monotonic seconds)."""
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a snapshot is taken: what the sandbox holds is given back after that has cleaned up, which its end interrupts."""
     measured: tuple[float, float] | None = None
@@ -116,8 +118,11 @@ class Sandbox:
 class Launcher:
     """Starts containers, ends them, cleans up after them."""
 
-    def __init__(self, config: NodeConfig, runtimes: Mapping[str, Runtime], slots: Slots, firewall: Firewall) -> None:
-        """Use the given parts; they belong to the caller."""
+    def __init__(
+        self, config: NodeConfig, runtimes: Mapping[str, Runtime], slots: Slots, firewall: Firewall, cpus: float
+    ) -> None:
+        """Use the given parts; they belong to the caller. No sandbox gets more than `cpus` processors."""
+        self._cpus = cpus
         self._config = config
         self._runtimes = runtimes
         self._slots = slots
@@ -143,13 +148,6 @@ class Launcher:
     def cgroup(self, container_id: str) -> Cgroup:
         """The groups of a container."""
         return Cgroup(f"/{self._config.name}/{container_id}")
-
-    def remove_groups(self) -> None:
-        """Remove the group that holds those of all containers, of which there are none left."""
-        try:
-            Cgroup(f"/{self._config.name}").remove()
-        except OSError as error:
-            log.warning("the node's control group stays: %s", error)
 
     async def launch(
         self, source: Source, *, answers: bool = True, begun: Callable[[], None] = lambda: None
@@ -187,7 +185,7 @@ class Launcher:
             )
             if answers:
                 await self._until_healthy(sandbox, printed)
-            sandbox.cgroup.set_timer_slack(_WAITING_SLACK)
+            runtime.set_timer_slack(process, IDLE_SLACK)
             sandbox.record().write(directory)
         except BaseException:
             await asyncio.shield(self._abandon(container_id, directory, slot, runtime))
@@ -236,7 +234,7 @@ class Launcher:
         secret: ControlSecret,
     ) -> Plan:
         image = source.image
-        limits = Limits(image.cpu_count, image.memory_mb, image.disk_mb, image.pids)
+        limits = Limits(min(image.cpu_count, self._cpus), image.memory_mb, image.disk_mb, image.pids)
         bundle = directory / "bundle"
         bundle.mkdir(mode=0o700)
         cgroup = self.cgroup(container_id).path
@@ -253,8 +251,14 @@ class Launcher:
             log.error("cleaning up after the failed start of %s: %s", container_id, error)
 
     def wake(self, sandbox: Sandbox) -> None:
-        """Give a sandbox that waited its usual sense of time."""
-        sandbox.cgroup.set_timer_slack(_RUNNING_SLACK)
+        """Let a sandbox's timers be on time again."""
+        sandbox.idle, sandbox.touched = False, time.monotonic()
+        self.runtime_named(sandbox.runtime).set_timer_slack(sandbox.process, RUNNING_SLACK)
+
+    def doze(self, sandbox: Sandbox) -> None:
+        """Let the timers of a sandbox in which nothing happens be late."""
+        sandbox.idle = True
+        self.runtime_named(sandbox.runtime).set_timer_slack(sandbox.process, IDLE_SLACK)
 
     async def end(self, sandbox: Sandbox) -> None:
         """Kill a sandbox; returns when its processes are dead. What it held is still held: see `tidy`."""
@@ -264,6 +268,7 @@ class Launcher:
     def kill(self, sandbox: Sandbox) -> None:
         """Have a sandbox's processes die, without waiting for it."""
         sandbox.ending = True
+        sandbox.cgroup.hurry()
         sandbox.process.kill()
         with contextlib.suppress(OSError):
             sandbox.cgroup.kill()

@@ -36,10 +36,14 @@ from sandpit.node.contract import (
 )
 from sandpit.node.dns import DnsRelay
 from sandpit.node.firewall import Firewall
+from sandpit.node.idling import Idling
 from sandpit.node.launcher import Launcher, Sandbox
+from sandpit.node.load import Load
 from sandpit.node.meter import measure
+from sandpit.node.overseer import Overseer
 from sandpit.node.pools import Pools
 from sandpit.node.runtime.base import Runtime
+from sandpit.node.share import Share
 from sandpit.node.slots import Slots
 from sandpit.node.snapshotter import Snapshotter
 from sandpit.node.starting import START_BYTES, Starter
@@ -63,12 +67,15 @@ class LocalNode:
         self._firewall = Firewall(config)
         self._dns = DnsRelay(self._firewall.rules_of, self._firewall.pin, servers=config.name_servers)
         self._slots = Slots(config, self._firewall, forget=self._dns.forget)
-        self._launcher = Launcher(config, runtimes, self._slots, self._firewall)
+        self._share = Share(config)
+        self._load = Load(self._share.group, self._share.limits.cpus)
+        self._launcher = Launcher(config, runtimes, self._slots, self._firewall, self._share.limits.cpus)
+        self._idling = Idling(self._launcher.wake, self._launcher.doze)
         self._closures = Closures(config.closures_dir, config.closure_mounts_dir)
         self._closure = closure.name
         self._templates = Templates(config, self._launcher, config.closure_mounts_dir / closure.name)
         self._snapshotter = Snapshotter(config, self._launcher, self._closures, closure.name)
-        self._admission = Admission(config)
+        self._admission = Admission(config, self._share, self._load)
         parts = Parts(config, self._launcher, self._templates, self._admission, self._slots, self._firewall)
         self._builder = make_builder(parts)
         self._space = DiskSpace(config.disk_reserve_mb)
@@ -78,9 +85,14 @@ class LocalNode:
         """Work that goes on until the node stops: watching, refilling pools."""
         self._tails = Tails(self._standing)
         self._sandboxes: dict[str, Sandbox] = {}
+        self._ended_all = False
         self._callbacks: list[SandboxGone] = []
-        self._starter = Starter(config, self._launcher, self._admission, self._templates, self._snapshotter)
-        self._pools = Pools(config, self._templates, self._starter.ahead, self._discard, self._standing)
+        self._starter = Starter(
+            config, self._launcher, self._admission, self._templates, self._snapshotter, self._tasks
+        )
+        self._pools = Pools(
+            config, self._templates, self._starter.ahead, self._discard, self._standing, self._admission.strained
+        )
 
     def on_gone(self, callback: SandboxGone) -> None:
         """See Node."""
@@ -142,6 +154,7 @@ class LocalNode:
             guarded(directory)
         for directory in (self._config.sandboxes_dir, self._config.snapshots_dir, self._config.roots_dir):
             private(directory)
+        self._share.prepare()
         await asyncio.to_thread(partials.sweep, self._config.roots_dir)
         await self._snapshotter.prepare()
         self._builder.prepare()
@@ -153,11 +166,14 @@ class LocalNode:
         for directory, record in alive:
             sandbox = takeover.adopted(self._config, self._launcher, self._slots, directory, record)
             await self._firewall.set_policy(sandbox.slot.link, sandbox.slot.outer, sandbox.policy)
+            self._launcher.wake(sandbox)
             self._keep(sandbox)
         # An earlier process may have frozen some, and not lived to end or thaw them.
         await asyncio.gather(*(self._snapshotter.go_on(sandbox) for sandbox in self._sandboxes.values()))
         for image in images.load_all(self._config):
             self._pools.of(image.build_id)
+        overseer = Overseer(self._load, self._idling, self._admission, self._pools)
+        self._standing.spawn(overseer.run(lambda: list(self._sandboxes.values())), "looking at the load")
         return [sandbox.running() for sandbox in self._sandboxes.values()]
 
     def kill_now(self) -> None:
@@ -165,14 +181,22 @@ class LocalNode:
         for sandbox in list(self._sandboxes.values()):
             self._launcher.kill(sandbox)
 
+    def touch(self, sandbox_id: str) -> None:
+        """See Node."""
+        if (sandbox := self._sandboxes.get(sandbox_id)) is not None:
+            self._idling.touch(sandbox)
+
     async def stop(self, *, kill_sandboxes: bool) -> None:
         """See Node. What takes longer than its time is left for the next start, which finds it."""
+        if kill_sandboxes:
+            await self.kill_all()
         await bounded(self._pools.close(), "ending the sandboxes that wait")
         if kill_sandboxes:
             kills = (self._kill_if_there(sandbox_id) for sandbox_id in list(self._sandboxes))
             await bounded(asyncio.gather(*kills), "killing the sandboxes")
         await bounded(self._standing.close(), "ending what goes on all the time")
         await bounded(self._tasks.drain(), "cleaning up after sandboxes")
+        self._load.close()
         for sandbox in self._sandboxes.values():
             await sandbox.agent.close()
         await self._dns.stop()
@@ -180,7 +204,7 @@ class LocalNode:
         self._closures.clear()
         if not self._sandboxes:
             await self._firewall.remove()
-            self._launcher.remove_groups()
+            self._share.remove()
 
     async def create(self, spec: SandboxSpec) -> RunningSandbox:
         """See Node."""
@@ -196,6 +220,8 @@ class LocalNode:
     async def _start(self, spec: SandboxSpec) -> RunningSandbox:
         if spec.snapshot_id is not None:
             return await self._hand_out(await self._starter.from_snapshot(spec.snapshot_id, spec), spec, warm=False)
+        if self._ended_all:
+            raise NodeError("this node ends all its sandboxes, and starts none any more")
         images.load(self._config, spec.build_id)
         while (pooled := self._pools.of(spec.build_id).take()) is not None:
             try:
@@ -206,7 +232,7 @@ class LocalNode:
                 if isinstance(error, OSError) and not dying:
                     raise
                 log.warning("a waiting sandbox of %s does not answer, taking another: %s", spec.build_id, error)
-        return await self._hand_out(await self._starter.from_template(spec.build_id, spec.tenant), spec, warm=False)
+        return await self._hand_out(await self._starter.in_time(spec.build_id, spec.tenant), spec, warm=False)
 
     async def _hand_out(self, sandbox: Sandbox, spec: SandboxSpec, *, warm: bool) -> RunningSandbox:
         """Claim a sandbox; one that cannot be claimed is ended. Raises: AgentUnavailable, NodeError."""
@@ -221,6 +247,8 @@ class LocalNode:
     def _keep(self, sandbox: Sandbox) -> None:
         """A sandbox that has an owner: found by id, watched."""
         assert sandbox.sandbox_id is not None
+        if self._ended_all:
+            raise NodeError("this node ends all its sandboxes")
         self._sandboxes[sandbox.sandbox_id] = sandbox
         self._standing.spawn(self._watch(sandbox), f"watch {sandbox.sandbox_id}")
 
@@ -240,11 +268,13 @@ class LocalNode:
 
     async def announce_snapshot(self, sandbox_id: str) -> None:
         """See Node."""
+        self.touch(sandbox_id)
         await self._snapshotter.announce(self._get(sandbox_id))
 
     async def snapshot(self, sandbox_id: str, snapshot_id: str, *, memory: bool, end: bool) -> SnapshotInfo:
         """See Node."""
         sandbox = self._get(sandbox_id)
+        self._idling.touch(sandbox)
         async with sandbox.busy, self._tails.away(sandbox):
             info = await self._snapshotter.take(sandbox, snapshot_id, memory=memory, end=end)
         if (
@@ -270,6 +300,17 @@ class LocalNode:
         """The runtimes of this node and the digests of their binaries."""
         return {name: runtime.release() for name, runtime in self._runtimes.items()}
 
+    def share(self) -> dict[str, float]:
+        """What all sandboxes together may use, and what is in use: processors and MiB of memory."""
+        limits = self._share.limits
+        free = self._share.available_mb()
+        used = round(sum(self._load.used.values()), 2)
+        return {"cpus": limits.cpus, "cpusUsed": used, "memoryMB": limits.memory_mb, "memoryFreeMB": free}
+
+    def why_full(self) -> str | None:
+        """Why no sandbox can be started now; None if one can."""
+        return self._admission.why_full()
+
     def room(self) -> Room:
         """The disk that sandboxes and their snapshots are written to. Raises: OSError."""
         return self._space.look(self._config.data_dir)
@@ -284,12 +325,32 @@ class LocalNode:
         except KeyError:
             raise UnknownSandbox(f"sandbox {sandbox_id} is not on this node") from None
 
+    def seal(self) -> None:
+        """See Node."""
+        self._admission.seal()
+        self._pools.seal()
+
+    async def kill_all(self) -> None:
+        """See Node."""
+        self._ended_all = True
+        self.seal()
+        self._slots.seal()
+        for sandbox in self._sandboxes.values():
+            sandbox.ending = True
+        try:
+            await self._share.group.kill_all()
+        except TimeoutError:
+            log.error("processes of sandboxes do not die of SIGKILL: see the kernel's log")
+
     async def kill(self, sandbox_id: str) -> None:
         """See Node."""
         sandbox = self._get(sandbox_id)
-        # Nothing that is under way lets it go on, or asks its agent for anything, from here on.
-        sandbox.ending = True
-        await self._tails.finish(sandbox)
+        if sandbox.ending:
+            self._tails.stop(sandbox)
+        else:
+            # Nothing that is under way lets it go on, or asks its agent for anything, from here on.
+            sandbox.ending = True
+            await self._tails.finish(sandbox)
         try:
             await self._launcher.end(sandbox)
         except TimeoutError:

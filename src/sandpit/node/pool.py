@@ -135,8 +135,20 @@ class Pool:
         self._release(sandbox)
         await self._discard(sandbox)
 
+    def poke(self) -> None:
+        """Look again how many are wanted, and whether there is room."""
+        self._wanted.set()
+
+    async def give_up(self) -> None:
+        """End a ready sandbox, which nobody waits for."""
+        await self._end(self._ready[-1])
+
+    def seal(self) -> None:
+        """Start none any more."""
+        self._closed = True
+
     async def close(self) -> None:
         """End the ready sandboxes."""
-        self._closed = True
+        self.seal()
         while self._ready:
             await self._end(self._ready[0])

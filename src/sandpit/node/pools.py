@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from sandpit.node import images
@@ -23,13 +24,16 @@ class Pools:
         launch: Callable[[str], Awaitable[Sandbox]],
         discard: Callable[[Sandbox], Awaitable[None]],
         standing: Tasks,
+        strained: Callable[[], bool],
     ) -> None:
-        """`launch` starts a sandbox of a build, `discard` ends one; pools refill in tasks of `standing`."""
+        """`launch` starts a sandbox of a build, `discard` ends one; pools refill in tasks of `standing`, unless the node is `strained`."""
         self._config = config
         self._templates = templates
         self._launch = launch
         self._discard = discard
         self._standing = standing
+        self._strained = strained
+        self._held_back = False
         self._closing = Tasks()
         self._closed = False
         self._pools: dict[str, Pool] = {}
@@ -51,6 +55,24 @@ class Pools:
         """Ready sandboxes by build id."""
         return {build_id: len(pool) for build_id, pool in self._pools.items()}
 
+    async def relieve(self, *, full: bool) -> None:
+        """Give one waiting sandbox up if the node is full, of the build that has the most; refill once it has room again."""
+        if full:
+            self._held_back = True
+            largest = max(self._pools.values(), key=len, default=None)
+            if largest is not None and len(largest):
+                await largest.give_up()
+        elif self._held_back and not self._strained():
+            self._held_back = False
+            for pool in self._pools.values():
+                pool.poke()
+
+    def seal(self) -> None:
+        """Start nothing any more; what waits is about to end."""
+        self._closed = True
+        for pool in self._pools.values():
+            pool.seal()
+
     async def drop(self, build_id: str) -> None:
         """End what waits of a build that is being removed."""
         if (pool := self._pools.pop(build_id, None)) is not None:
@@ -58,9 +80,8 @@ class Pools:
 
     async def close(self) -> None:
         """End everything that waits; no pool refills any more."""
-        self._closed = True
-        for pool in self._pools.values():
-            await pool.close()
+        self.seal()
+        await asyncio.gather(*(pool.close() for pool in self._pools.values()))
         await self._closing.drain()
 
     async def _close_older(self, build_id: str) -> None:
@@ -72,6 +93,9 @@ class Pools:
                 await pool.close()
 
     def _has_room(self, build_id: str) -> bool:
-        """Whether one more ready sandbox fits the memory budget of all pools."""
+        """Whether one more ready sandbox fits the memory budget of all pools, and the node."""
+        if self._strained():
+            self._held_back = True
+            return False
         held = sum(pool.holding * self._templates.resident_mb(build) for build, pool in self._pools.items())
         return held + self._templates.resident_mb(build_id) <= self._config.pool_memory_mb

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from dataclasses import dataclass
@@ -47,6 +48,20 @@ class ProcessId:
                 loop.remove_reader(fd)
         finally:
             os.close(fd)
+
+    def set_timer_slack(self, seconds: float) -> None:
+        """Let timers of all its threads fire this much late (proc(5), timerslack_ns)."""
+        value = b"%d" % int(seconds * 1e9)
+        if not self.alive():
+            return
+        with contextlib.suppress(OSError):  # it has just ended
+            for thread in Path(f"/proc/{self.pid}/task").iterdir():
+                with contextlib.suppress(OSError):  # a thread that has
+                    descriptor = os.open(f"/proc/{thread.name}/timerslack_ns", os.O_WRONLY | os.O_CLOEXEC)
+                    try:
+                        os.write(descriptor, value)
+                    finally:
+                        os.close(descriptor)
 
     def kill(self) -> None:
         """Send SIGKILL to this very process, if it is still there."""

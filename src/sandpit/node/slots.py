@@ -25,6 +25,7 @@ from sandpit.node.namespaces import local_ports
 
 _NETNS_DIR = Path("/run/netns")
 _BATCH = 8
+_DESTROY_SECONDS = 120.0
 INTERPRETER_PORTS = frozenset({49999, 8888})
 
 
@@ -56,6 +57,7 @@ class Slots:
         self._known: set[int] = set()
         self._making = asyncio.Lock()
         self._limit = config.network.num_addresses - 2
+        self._sealed = False
 
     def _slot(self, number: int) -> Slot:
         name = f"{self._config.veth_prefix}{number}"
@@ -85,15 +87,25 @@ class Slots:
     async def take(self) -> Slot:
         """Lend a slot that has its address and reaches nothing yet. Raises: CapacityExhausted."""
         async with self._making:
+            if self._sealed:
+                raise CapacityExhausted("this node ends all its sandboxes, and lends no network slots any more")
             if not self._free:
                 await self._make(_BATCH)
             slot = self._free.popleft()
         self._used[slot.number] = slot
         return slot
 
+    def seal(self) -> None:
+        """Lend none any more: what is given back need not be cleaned, since `stop` destroys it."""
+        self._sealed = True
+
     async def give_back(self, slot: Slot) -> None:
         """Take a slot back after its sandbox is dead; one that cannot be cleaned is destroyed, never lent again."""
         self._forget(str(slot.outer))
+        if self._sealed:
+            self._used.pop(slot.number, None)
+            self._free.append(slot)
+            return
         try:
             await self._firewall.set_policy(slot.link, slot.outer, NetworkPolicy(deny_out=("0.0.0.0/0",)))
             self._forget(str(slot.outer))  # what came while the rules were being replaced
@@ -181,10 +193,14 @@ class Slots:
     async def _destroy(self, slots: Sequence[Slot], *, ruled: bool = False) -> None:
         if ruled:
             await self._firewall.remove_slots((slot.link, slot.outer) for slot in slots)
-        for slot in slots:
-            with contextlib.suppress(CommandFailed):  # the link goes with its namespace, unless that was half-made
-                await run("ip", "link", "del", slot.link)
-            await run("ip", "netns", "del", slot.namespace)
+        if not slots:
+            return
+        # The link goes with its namespace, unless that was half-made. One command for all: it goes on after an error.
+        lines = [line for slot in slots for line in (f"link del {slot.link}", f"netns del {slot.namespace}")]
+        with contextlib.suppress(CommandFailed):
+            await run("ip", "-force", "-batch", "-", stdin="\n".join(lines) + "\n", timeout=_DESTROY_SECONDS)
+        if left := [slot.namespace for slot in slots if Path(slot.namespace_path).exists()]:
+            raise CommandFailed(["ip", "netns", "del"], None, f"still there: {', '.join(left)}")
 
     async def stop(self, *, keep_used: bool) -> None:
         """Destroy the free slots, and the lent ones unless their sandboxes go on."""

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from sandpit.diskspace import DiskSpace
 from sandpit.node import images
 from sandpit.node.admission import Admission
 from sandpit.node.agent import AgentUnavailable
 from sandpit.node.config import NodeConfig
-from sandpit.node.contract import SandboxSpec
+from sandpit.node.contract import CapacityExhausted, NodeError, SandboxSpec
 from sandpit.node.launcher import Launcher, Sandbox, Source
 from sandpit.node.runtime.base import RuntimeFailed
 from sandpit.node.snapshots import Manifest
 from sandpit.node.snapshotter import Snapshotter
+from sandpit.node.tasks import Tasks
 from sandpit.node.templates import Templates
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 START_BYTES = 8 << 20
 """What a sandbox takes on the disk before it writes anything, at most: its bundle, and the frame of its file system."""
@@ -36,14 +41,46 @@ class Starter:
         admission: Admission,
         templates: Templates,
         snapshotter: Snapshotter,
+        tasks: Tasks,
     ) -> None:
-        """Use the given parts; they belong to the caller."""
+        """Use the given parts; they belong to the caller. What comes too late is undone in `tasks`."""
+        self._tasks = tasks
         self._config = config
         self._launcher = launcher
         self._admission = admission
         self._templates = templates
         self._snapshotter = snapshotter
         self._space = DiskSpace(config.disk_reserve_mb)
+
+    async def in_time(self, build_id: str, tenant: str) -> Sandbox:
+        """Like `from_template`, for somebody who waits: fails when it takes too long. Raises: as `from_template`."""
+        deadline = time.monotonic() + self._config.create_seconds
+        # Whoever is the first to ask makes the template's snapshot, for all: that goes on.
+        preparing = asyncio.ensure_future(self._templates.source(build_id))
+        await self._by(deadline, preparing, _settled(preparing))
+        starting = asyncio.ensure_future(self.from_template(build_id, tenant))
+        return await self._by(deadline, starting, self._undo(starting))
+
+    async def _by(self, deadline: float, work: asyncio.Future[T], settle: Coroutine[Any, Any, None]) -> T:
+        """The result of `work`, which is left to `settle` when it is late, or when the caller goes away. Raises: CapacityExhausted."""
+        try:
+            await asyncio.wait({work}, timeout=max(0.0, deadline - time.monotonic()))
+        finally:
+            if work.done():
+                settle.close()
+            else:
+                self._tasks.spawn(settle, "a start that took too long")
+        if work.done():
+            return work.result()
+        raise CapacityExhausted(
+            f"the sandbox did not start within {self._config.create_seconds:g} s: this node has too much to do, try again later"
+        )
+
+    async def _undo(self, starting: asyncio.Future[Sandbox]) -> None:
+        """End a start that nobody waits for any more, or the sandbox that it came to."""
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError, NodeError, OSError, TimeoutError):
+            await self._launcher.discard(await starting)
 
     async def from_template(self, build_id: str, tenant: str) -> Sandbox:
         """Start a sandbox of a template build. Raises: UnknownTemplateBuild, CapacityExhausted, NodeError."""
@@ -67,6 +104,7 @@ class Starter:
             sandbox = await self.from_template(build_id, _POOL)
         try:
             await self._templates.rehearse(sandbox)
+            self._launcher.doze(sandbox)
         except BaseException:
             await asyncio.shield(self._launcher.discard(sandbox))
             raise
@@ -99,6 +137,12 @@ class Starter:
             await asyncio.shield(self._launcher.discard(sandbox))
             raise
         return sandbox
+
+
+async def _settled(work: asyncio.Future[Any]) -> None:
+    """Wait until something has ended, whatever comes of it: others hear of it, too."""
+    with contextlib.suppress(NodeError, OSError, TimeoutError):
+        await work
 
 
 def _keep() -> None:

@@ -128,6 +128,7 @@ class Templates:
     async def start_up(self, sandbox: Sandbox, report: Report | None = None) -> None:
         """Bring a freshly booted sandbox to where its template's snapshot is taken. Raises: NodeError."""
         image = sandbox.image
+        self._launcher.wake(sandbox)
         if self._config.trust.bundle:
             await sandbox.agent.upload(GUEST_BUNDLE, self._config.trust.bundle)
         await self._claim(sandbox)

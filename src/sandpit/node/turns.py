@@ -13,9 +13,19 @@ class FairTurns:
 
     def __init__(self, limit: int) -> None:
         """`limit` is at least 1."""
-        self._free = limit
+        self._limit = self._free = limit
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         """By tenant; the first one is served next."""
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return sum(map(len, self._waiting.values()))
+
+    @property
+    def held(self) -> int:
+        """How many hold a place."""
+        return self._limit - self._free
 
     @asynccontextmanager
     async def turn(self, tenant: str) -> AsyncIterator[Callable[[], None]]:
@@ -34,6 +44,14 @@ class FairTurns:
         finally:
             release()
 
+    def refuse(self, error: Exception) -> None:
+        """Let all who wait fail with `error`."""
+        for places in self._waiting.values():
+            for place in places:
+                if not place.done():
+                    place.set_exception(error)
+        self._waiting.clear()
+
     async def _take(self, tenant: str) -> None:
         if self._free:
             self._free -= 1
@@ -43,7 +61,7 @@ class FairTurns:
         try:
             await place
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
+            if place.done() and not place.cancelled() and place.exception() is None:
                 self._pass_on()  # it was given to us in the same moment
             raise
 

@@ -24,9 +24,9 @@ class SnapshotUnsupported(RuntimeFailed):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a sandbox may use."""
+    """What a sandbox may use. `cpus` is its vCPUs, or what all sandboxes together may use if that is less: v1 groups refuse more."""
 
-    cpu_count: int
+    cpus: float
     memory_mb: int
     disk_mb: int
     pids: int
@@ -108,6 +108,9 @@ class Runtime(Protocol):
 
     def written(self, bundle: Path) -> Path | None:
         """The upper directory of a container's overlay, as far as the host can see it. While it is frozen, nothing in it changes."""
+
+    def set_timer_slack(self, process: ProcessId, seconds: float) -> None:
+        """Let timers of a container's kernel fire this much late, so that wake-ups fall together; nothing if it has none of its own."""
 
     async def name_host(self, process: ProcessId, name: str) -> None:
         """Set a running container's host name, if its own root may not. Raises: OSError."""

@@ -213,6 +213,10 @@ class Gvisor:
         """See Runtime. Only the sandbox can see it."""
         return None
 
+    def set_timer_slack(self, process: ProcessId, seconds: float) -> None:
+        """See Runtime. The sentry's threads are all that wakes of itself; threads that they start have what they have (prctl(2))."""
+        process.set_timer_slack(seconds)
+
     async def name_host(self, process: ProcessId, name: str) -> None:
         """See Runtime. The guest does it."""
 

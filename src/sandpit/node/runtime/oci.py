@@ -62,7 +62,7 @@ def resources(limits: Limits, *, extra_memory_mb: int, extra_pids: int) -> dict[
     memory = (limits.memory_mb + extra_memory_mb) << 20
     return {
         "memory": {"limit": memory},
-        "cpu": {"shares": 1024, "quota": limits.cpu_count * 100_000, "period": 100_000},
+        "cpu": {"shares": 1024, "quota": round(limits.cpus * 100_000), "period": 100_000},
         "pids": {"limit": limits.pids + extra_pids},
     }
 

@@ -1,0 +1,115 @@
+"""A machine that is full says so, and its server stays in command of it. The machine is the share that a server gives its sandboxes."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from tests import leaks
+from tests.abuse.front import FrontBox
+from tests.live import Live
+from tests.machines import RUNTIMES, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PROMISED = 2.0
+"""Seconds for status and kill (docs/operations.md)."""
+_SPINNING = 20
+_SPIN = "for i in 1 2; do (while :; do :; done) & done; sleep 600"
+_SETTINGS = {
+    "SANDPIT_POOL__SIZE": "0",
+    "SANDPIT_MACHINE__SANDBOX_CPUS": "1",
+    "SANDPIT_MACHINE__SANDBOX_MEMORY_MB": "3000",
+    "SANDPIT_MACHINE__LEAST_CPU": "0.06",
+    "SANDPIT_MACHINE__FULL_SECONDS": "1",
+}
+
+
+@pytest.fixture(scope="module", params=RUNTIMES)
+def small(request: pytest.FixtureRequest, built_images: None) -> Iterator[Live]:
+    """A server whose sandboxes have one processor together, and refuse a new one less than a sixteenth."""
+    live = Live({"SANDPIT_RUNTIME": str(request.param), **_SETTINGS})
+    leaks.kept.add(live.name)
+    live.start()
+    yield live
+    if live.process.poll() is None:
+        live.stop()
+    live.remove()
+
+
+def spin(box: FrontBox) -> None:
+    """Have a sandbox compute for good."""
+    with box.start(_SPIN) as events:
+        next(events)
+
+
+def created(live: Live) -> httpx.Response:
+    """The answer to a create; what was created spins, too."""
+    answer = live.api.post("/v2/sandboxes", json={"templateID": "base"})
+    if answer.status_code == 201:
+        made = answer.json()
+        spin(FrontBox(live, made["sandboxID"], made["envdAccessToken"]))
+    return answer
+
+
+def status(live: Live) -> tuple[float, dict[str, object]]:
+    """How long the server takes to describe itself, and what it says."""
+    began = time.monotonic()
+    transport = httpx.HTTPTransport(uds=str(live.run_dir / "control.sock"))
+    with httpx.Client(transport=transport, base_url="http://sandpit") as client:
+        answer = client.get("/status", timeout=30).raise_for_status()
+    return time.monotonic() - began, answer.json()
+
+
+def end_all(live: Live) -> None:
+    """Kill every sandbox."""
+    for one in live.api.get("/v2/sandboxes", params={"limit": 100}).json():
+        assert live.api.delete(f"/sandboxes/{one['sandboxID']}").status_code in (204, 404)
+
+
+def timed(work: Callable[[], object]) -> float:
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+@pytest.mark.timeout(180)
+def test_a_full_machine_refuses_and_stays_in_command(small: Live) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        calm, *spinning = pool.map(lambda _: FrontBox.create(small), range(_SPINNING + 1))
+        list(pool.map(spin, spinning))
+    wait_for(lambda: status(small)[1]["full"])
+    wait_for(lambda: created(small).status_code == 503, 60)
+    refusal = small.api.post("/v2/sandboxes", json={"templateID": "base"})
+    assert refusal.status_code == 503, refusal.text
+    assert refusal.elapsed.total_seconds() < 10, "who asks a machine that has been full for a while is not kept waiting"
+    assert int(refusal.headers["Retry-After"]) >= 1
+    assert "sandboxes of this node compute and share" in refusal.json()["message"]
+    seconds, said = status(small)
+    assert seconds < PROMISED
+    assert "compute" in str(said["full"])
+    assert calm.alive(), "a calm tenant's sandbox works beside them"
+    for box in spinning[:3]:
+        assert timed(box.kill) < PROMISED
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(FrontBox.kill, spinning))
+    # What was created above may still spin, and there is room all the same.
+    wait_for(lambda: status(small)[1]["full"] is None)
+    assert created(small).status_code == 201
+    end_all(small)
+
+
+@pytest.mark.timeout(120)
+def test_all_sandboxes_end_at_once(small: Live) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        boxes = list(pool.map(lambda _: FrontBox.create(small), range(12)))
+        list(pool.map(spin, boxes))
+    began = time.monotonic()
+    done = small.cli("down", "--sandboxes")
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 30
+    small.ended()

@@ -170,10 +170,6 @@ class BoundedConnection(HttpToolsProtocol):
             self._watch_upload(self._received)
 
     def _refuse_upload(self, message: str) -> None:
-        """Answer before the handler does, who hears that the body ends here."""
-        if self.cycle is not None and not self.cycle.response_started and not self.pipeline:
-            self.cycle.disconnected = self.cycle.response_complete = True
-            self.cycle.message_event.set()
         self._refuse(HTTPStatus.REQUEST_TIMEOUT, message)
 
     def _forget_timer(self) -> None:
@@ -182,12 +178,19 @@ class BoundedConnection(HttpToolsProtocol):
             self._timer = None
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
-        """Answer for the whole connection and end it; while an answer is under way, just end it."""
+        """Answer for the whole connection and end it; while an answer is under way, just end it.
+
+        A request whose body has not come whole is answered here, before its handler does, who hears that the body ends.
+        """
         if self.transport.is_closing():
             return
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.abort()
-            return
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if cycle.response_started or not cycle.more_body or self.pipeline:
+                self.transport.abort()
+                return
+            cycle.disconnected = cycle.response_complete = True
+            cycle.message_event.set()
         body = json.dumps({"code": status, "message": message}).encode()
         head = f"HTTP/1.1 {status} {status.phrase}\r\ncontent-type: application/json\r\nconnection: close\r\n"
         if status == HTTPStatus.SERVICE_UNAVAILABLE:

@@ -36,7 +36,7 @@ YARN = "1.22.22"
 _YARN_SHA512 = "prL3kGtyG7o9Z9Sv8IPfBNrWTDmXB4Qbes8A9rEzt6wkJV8mUvoirjU0Mp3GGAU06Y0XQyA3/2/RQFVuK7MTfg=="
 _DPKG_RULES = """\
 force-unsafe-io
-path-exclude=/usr/share/man/*
+path-exclude=/usr/share/man/*.gz
 path-exclude=/usr/share/info/*
 path-exclude=/usr/share/locale/*
 path-exclude=/usr/share/doc/*
@@ -120,6 +120,8 @@ def _bootstrap(fs: Path, data_dir: Path) -> None:
             "--mount-proc",
         ]
         run([*alone, *command, RELEASE, str(fs), str(sources)], f"building the root file system with Debian {RELEASE}")
+        shutil.rmtree(fs / "etc/apt/sources.list.d")  # mmdebstrap's copy: apt warns of each source that is named twice
+        (fs / "etc/apt/sources.list.d").mkdir()
         (fs / "etc/apt/sources.list").write_text(sources.read_text())
 
 

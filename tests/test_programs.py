@@ -25,9 +25,6 @@ _STARTERS = {
 _ELSEWHERE = {
     "programs.py",
     "cli/measure.py",  # becomes ./bench
-    # Their text names the layers that they make (`base_key`, `interpreter_key`). They run in `sandpit prepare` only.
-    "build/base.py",
-    "build/interpreter.py",
 }
 _APART = ("guest/", "sdk/")
 """What runs in sandboxes, and in users' programs."""

@@ -77,7 +77,7 @@ def test_user(base: Run) -> None:
         "/home/user",
     ]
     assert "sudo" in base("id -nG user")
-    assert base("stat -c %a /home/user /code").split() == ["777", "777"]
+    assert base("stat -c %a /home/user /code").split() == ["755", "777"]
     assert base("sudo -n id -u") == "0"
 
 

@@ -36,6 +36,27 @@ def test_large_output_arrives_whole(agent: Any) -> None:
     assert agent.run("head -c 3000001 /dev/zero | tr '\\0' x").output() == b"x" * 3000001
 
 
+@pytest.mark.parametrize(
+    ("process", "text"),
+    [
+        (
+            {"args": ["-c", "echo " + "x" * 131_067]},
+            "argument 2 is too long: 131072 bytes, and the kernel takes 131071",
+        ),
+        ({"envs": {"LONG": "x" * 131_067}}, "the environment variable LONG is too long"),
+        ({"args": ["-c", "true", *["x" * 100_000] * 21]}, "arguments and environment are too long"),
+    ],
+)
+def test_a_command_that_is_too_long_is_refused_with_the_limit(agent: Any, process: dict[str, Any], text: str) -> None:
+    code, message = agent.run("true", process=process).error
+    assert code == "invalid_argument"
+    assert text in message
+
+
+def test_the_longest_command_runs(agent: Any) -> None:
+    assert agent.run("echo " + "x" * 131_066).output() == b"x" * 131_066 + b"\n"
+
+
 def test_user_owns_the_process_wholly(agent: Any) -> None:
     result = agent.run("grep -E '^(Uid|Gid|CapEff)' /proc/self/status; head -c1 /etc/shadow", authorization=NOBODY)
     words = result.output().decode().split()

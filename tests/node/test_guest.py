@@ -27,6 +27,31 @@ def test_every_file_of_the_root_can_be_listed(box: Box) -> None:
     ]  # fmt: skip
 
 
+def test_programs_with_file_capabilities(box: Box, runtime: str) -> None:
+    """Looked at, copied, replaced and run, as `find`, `tar` and package managers do."""
+    assert "ping" in box.sh(
+        "find /usr/bin -name ping -exec ls -la {} + && tar -cf /dev/null /usr/bin/ping && du /usr/bin/ping", "user"
+    )
+    box.sh("cp -a /usr/bin/ping /tmp/ping && cp -a /tmp/ping /usr/bin/ping.new && mv /usr/bin/ping.new /usr/bin/ping")
+    box.sh("/usr/bin/ping -V")
+    if runtime == "gvisor":  # crun's users have no rights over their network
+        box.sh("/usr/bin/ping -c1 -W2 127.0.0.1", "user")
+
+
+def test_alternatives_with_manual_pages(box: Box) -> None:
+    """What the packages of Java and others do when they are configured."""
+    box.sh(
+        "touch /tmp/prog.1.gz && update-alternatives --install /usr/bin/prog prog /bin/true 1"
+        " --slave /usr/share/man/man1/prog.1.gz prog.1.gz /tmp/prog.1.gz && test -e /usr/share/man/man1/prog.1.gz"
+    )
+
+
+def test_sources_are_named_once(box: Box) -> None:
+    lines = box.sh("cat /etc/apt/sources.list $(find /etc/apt/sources.list.d -type f) | grep ^deb").splitlines()
+    assert lines
+    assert len(lines) == len(set(lines))
+
+
 def test_files(box: Box) -> None:
     box.sh("mkdir -p /data/a && echo hello > /data/a/b && ln -s b /data/a/link && ln /data/a/b /data/a/hard")
     assert box.sh("cat /data/a/link; readlink /data/a/link; stat -c %h /data/a/b") == "hello\nb\n2"

@@ -11,12 +11,12 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
+from sandpit import programs
 from sandpit.build.debian import gather_keys, machine_archives, network_options, run
 from sandpit.build.layers import Layer, LayerStore, layer_key
 from sandpit.build.wheels import InstallError, install_locked, requirements_dir
@@ -36,7 +36,7 @@ YARN = "1.22.22"
 _YARN_SHA512 = "prL3kGtyG7o9Z9Sv8IPfBNrWTDmXB4Qbes8A9rEzt6wkJV8mUvoirjU0Mp3GGAU06Y0XQyA3/2/RQFVuK7MTfg=="
 _DPKG_RULES = """\
 force-unsafe-io
-path-exclude=/usr/share/man/*
+path-exclude=/usr/share/man/*.gz
 path-exclude=/usr/share/info/*
 path-exclude=/usr/share/locale/*
 path-exclude=/usr/share/doc/*
@@ -120,6 +120,8 @@ def _bootstrap(fs: Path, data_dir: Path) -> None:
             "--mount-proc",
         ]
         run([*alone, *command, RELEASE, str(fs), str(sources)], f"building the root file system with Debian {RELEASE}")
+        shutil.rmtree(fs / "etc/apt/sources.list.d")  # mmdebstrap's copy: apt warns of each source that is named twice
+        (fs / "etc/apt/sources.list.d").mkdir()
         (fs / "etc/apt/sources.list").write_text(sources.read_text())
 
 
@@ -153,7 +155,7 @@ def _add_yarn(local: Path, progress: Progress) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as scratch:
         npm = [str(local / "bin/node"), str(modules / "npm/bin/npm-cli.js")]
         packing = [*npm, "pack", f"yarn@{YARN}", "--json", "--loglevel=error", "--pack-destination", scratch]
-        done = subprocess.run(packing, cwd=scratch, capture_output=True, text=True, check=False)
+        done = programs.call(*packing, cwd=scratch, env=programs.network_environment())
         if done.returncode != 0:
             progress("base: npm's registry does not answer; yarn will be fetched when first used")
             return {"yarn": "corepack/dist/yarn.js", "yarnpkg": "corepack/dist/yarnpkg.js"}

@@ -6,7 +6,8 @@ printf 'user ALL=(ALL:ALL) NOPASSWD: ALL\n' > /etc/sudoers.d/user
 chmod 0440 /etc/sudoers.d/user
 mkdir -p /code /usr/local/lib/python3.11/dist-packages
 chown user:user /code
-chmod 0777 /code /home/user
+chmod 0777 /code
+chmod 0755 /home/user  # sshd refuses keys in a home that others can write to
 
 # A login shell must keep the PATH and the variables it is given: every command runs in one.
 cat > /etc/profile <<'EOF'
@@ -48,7 +49,11 @@ chmod 0755 /usr/sbin/policy-rc.d
 echo sandbox > /etc/hostname
 printf '127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n' > /etc/hosts
 rm -f /etc/apt/apt.conf.d/99mmdebstrap /etc/resolv.conf /var/log/*.log /var/log/apt/* /var/cache/ldconfig/aux-cache
-rm -rf /usr/share/doc/* /usr/share/man/* /usr/share/info/* /usr/share/lintian /usr/share/locale/* /var/lib/apt/lists/* /tmp/* /var/tmp/*
+# The directories of manual pages stay: alternatives of packages make links in them.
+find /usr/share/man ! -type d -delete
+mkdir -p /usr/share/man/man1 /usr/share/man/man2 /usr/share/man/man3 /usr/share/man/man4 /usr/share/man/man5 \
+  /usr/share/man/man6 /usr/share/man/man7 /usr/share/man/man8
+rm -rf /usr/share/doc/* /usr/share/info/* /usr/share/lintian /usr/share/locale/* /var/lib/apt/lists/* /tmp/* /var/tmp/*
 mkdir -p /var/lib/apt/lists/partial
 rm -f /usr/lib/python3*/EXTERNALLY-MANAGED
 touch /etc/resolv.conf

@@ -11,11 +11,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sandpit import programs
 from sandpit.build.base import IMAGE_PYTHON, RELEASE, Progress, base_key, build_base
 from sandpit.build.debian import PackageCache
 from sandpit.build.javalanguage import KERNEL as JAVA_KERNEL
@@ -173,7 +173,7 @@ def _compile(site: Path, base: Callable[[], Layer]) -> None:
     """Compile in two processes, but for tests, which nobody imports. Some packages ship files that do not compile."""
     arguments = ["-I", "-m", "compileall", "-q", "-j2", "-x", _UNCOMPILED, "-p", f"/{_SITE}", "-s"]
     if importlib.util.MAGIC_NUMBER == _MAGIC_311:
-        subprocess.run([sys.executable, *arguments, str(site), str(site)], check=False, capture_output=True)
+        programs.call(sys.executable, *arguments, str(site), str(site))
         return
     # Debian's Python, on the base layer, in a mount namespace that ends with the command; no package's code runs
     script = (
@@ -193,7 +193,7 @@ def _compile(site: Path, base: Callable[[], Layer]) -> None:
         "/mnt",
         "/mnt",
     ]
-    subprocess.run(command, check=False, capture_output=True)
+    programs.call(*command)
     if not any(site.glob("numpy/__pycache__/*.pyc")):
         raise InstallError("compiling the packages with the image's own Python failed; is the base layer intact?")
 

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
     from sandpit.guest.agent.accounts import Account
 
+_MAX_STRING_BYTES = 128 << 10
+"""With its NUL: MAX_ARG_STRLEN of Linux, ExecMaxElemSize of gVisor (execve(2))."""
+_MAX_TOTAL_BYTES = 2 << 20
+"""A quarter of the usual stack on Linux, ExecMaxTotalSize of gVisor."""
+_POINTER_BYTES = 8
 DEFAULT_SIGNALS = [signal.SIGPIPE, signal.SIGXFSZ]  # Python ignores these two, and a child would inherit that
 
 
@@ -66,13 +71,37 @@ class WorkingDirectoryError(Exception):
         self.errno = number
 
 
+class CommandTooLongError(ValueError):
+    """An argument, a variable, or all together are longer than the kernel takes."""
+
+
 def spawn(command: Command) -> Spawned:
     """Start a process as leader of its own session. Blocks for some milliseconds.
 
-    Raises: WorkingDirectoryError, OSError (no such command, no more processes or descriptors), ValueError (NUL in a
-    string).
+    Raises: CommandTooLongError, WorkingDirectoryError, OSError (no such command, no more processes or descriptors), ValueError (NUL in
+    a string).
     """
+    _check_length(command)
     return _spawn_in_terminal(command) if command.terminal else _spawn_with_pipes(command)
+
+
+def _check_length(command: Command) -> None:
+    """Say what is too long, which kernels do not: Linux answers E2BIG, gVisor ENAMETOOLONG. Raises: CommandTooLongError."""
+    strings = [(f"argument {number}", value) for number, value in enumerate(command.argv)]
+    strings += [(f"the environment variable {name}", f"{name}={value}") for name, value in command.env.items()]
+    total = 0
+    for what, value in strings:
+        size = len(os.fsencode(value)) + 1
+        if size > _MAX_STRING_BYTES:
+            raise CommandTooLongError(
+                f"{what} is too long: {size - 1} bytes, and the kernel takes {_MAX_STRING_BYTES - 1} at most. "
+                "Write it to a file and run that, or send it to standard input"
+            )
+        total += size + _POINTER_BYTES
+    if total > _MAX_TOTAL_BYTES:
+        raise CommandTooLongError(
+            f"arguments and environment are too long: {total} bytes together, and the kernel takes {_MAX_TOTAL_BYTES} at most"
+        )
 
 
 def resize(terminal: int, columns: int, rows: int) -> None:

@@ -51,6 +51,8 @@ _GUARDED = ["ro", "nosuid", "nodev"]
 _SENTRY_MEMORY_MB = 128
 """Room for the sentry and the gofer in the sandbox's memory limit."""
 _MKFS_SECONDS = 900.0
+_MKFS_OPTIONS = ("-Enoinline_data", "-x-1")
+"""No extended attributes: releases of 2024 answer EOPNOTSUPP to every look at a file that has any (ping's capabilities)."""
 _START_SECONDS = 120.0
 _EXPORT_SECONDS = 600.0
 _CHECKPOINT_SECONDS = 600.0
@@ -143,7 +145,7 @@ class Gvisor:
 
     async def root(self, layers: Sequence[Path], store: Path) -> Path:
         """See Runtime. One EROFS file for each stack of layers."""
-        parts = [*(layer.parent.name for layer in layers), *_MOUNT_POINTS]
+        parts = [*(layer.parent.name for layer in layers), *_MOUNT_POINTS, *_MKFS_OPTIONS]
         key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
         image = store / f"{key}.erofs"
         if image.exists():
@@ -155,7 +157,7 @@ class Gvisor:
             mounts.overlay(merged, [*layers, self._skeleton])
             try:
                 # A server that is killed leaves nobody at work on a gigabyte.
-                mkfs = ("setpriv", "--pdeathsig", "KILL", "mkfs.erofs", "-Enoinline_data")
+                mkfs = ("setpriv", "--pdeathsig", "KILL", "mkfs.erofs", *_MKFS_OPTIONS)
                 await run(*mkfs, str(partial), str(merged), timeout=_MKFS_SECONDS)
             finally:
                 mounts.unmount(merged)

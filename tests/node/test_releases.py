@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 import shutil
 from typing import TYPE_CHECKING
@@ -16,7 +18,7 @@ from sandpit.node.runtime.gvisor import Gvisor
 from sandpit.node.runtime.releases import GOFER, Releases
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 BUILD = "base-gvisor"
@@ -154,6 +156,42 @@ def test_without_its_release_a_sandbox_goes_on_and_is_not_paused(own: Machine, k
             kept.take(box, end=end)
     assert own.node.snapshots() == []
     assert box.sh(CHECK) == "kept\n1"
+
+
+def test_a_snapshot_names_its_root_file_system(own: Machine, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory refers to its files by numbers: one that is made in another way, by a newer server, is another one."""
+    box = own.create(BUILD)
+    box.sh(JOB)
+    info = kept.take(box, end=True)
+    path = manifest_of(own, info.snapshot_id)
+    manifest = json.loads(path.read_text())
+    assert (own.data_dir / "roots" / manifest["root"]).is_file()
+    made: list[bool] = []
+
+    async def root(layers: Sequence[Path], store: Path, *, former: bool = False) -> Path:
+        made.append(former)
+        return store / "another.erofs"
+
+    monkeypatch.setattr(driver_of(own), "root", root)
+    assert kept.start(info, "copy").sh(CHECK) == "kept\n1"
+    assert made == []
+    path.write_text(json.dumps({**manifest, "root": "gone.erofs"}))
+    with pytest.raises(NodeError, match=r"needs the root file system gone\.erofs, which is gone"):
+        kept.start(info, "other")
+    for secret in (manifest["secret"], ""):
+        path.write_text(json.dumps({**manifest, "root": "", "secret": secret}))
+        with pytest.raises(NodeError):
+            kept.start(info, "older", resumed=True)
+    assert made == [False, False, True]
+
+
+def test_the_root_file_systems_of_older_servers_are_found(tmp_path: Path) -> None:
+    layer = tmp_path / "layers/abc/fs"
+    points = ("proc", "sys", "dev", "tmp", ".disk", ".restore", ".sandpit")
+    name = hashlib.sha256("\n".join(["abc", *points]).encode()).hexdigest()[:24] + ".erofs"
+    (tmp_path / name).touch()
+    driver = Gvisor(tmp_path / "runsc", tmp_path / "state", tmp_path / "releases")
+    assert asyncio.run(driver.root([layer], tmp_path, former=True)) == tmp_path / name
 
 
 def test_kept_releases(tmp_path: Path) -> None:

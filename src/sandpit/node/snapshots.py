@@ -54,6 +54,8 @@ class Manifest:
     """What the agent in its memory knows the node by; empty in a snapshot from before there were secrets."""
     started_with: bool = False
     """Whether `release` is known to be the one that the sandbox was started with; older servers wrote down their own."""
+    root: str = ""
+    """With memory: name of the root file system's file that it goes on with; empty in a snapshot from before it was written down."""
     stored: int = 0
     """Bytes on disk: less than the sizes when files have holes."""
     files: dict[str, tuple[int, str]] = field(default_factory=dict)

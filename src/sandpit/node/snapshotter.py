@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -106,7 +106,8 @@ class Snapshotter:
         runtime = self._launcher.runtime_of_sandbox(
             sandbox
         )  # before anything is done to it: without this there is no way back
-        manifest = self._manifest(sandbox, snapshot_id, memory=memory)
+        root = await asyncio.to_thread(runtime.root_of, sandbox.directory / "bundle") if memory else ""
+        manifest = self._manifest(sandbox, snapshot_id, root, memory=memory)
         if memory:
             await self._save_memory(sandbox, runtime, staging, claim)
         else:
@@ -139,7 +140,7 @@ class Snapshotter:
         except NodeError as error:
             log.error("sandbox %s may not have gone on after a snapshot: %s", sandbox.sandbox_id, error)
 
-    def _manifest(self, sandbox: Sandbox, snapshot_id: str, *, memory: bool) -> Manifest:
+    def _manifest(self, sandbox: Sandbox, snapshot_id: str, root: str, *, memory: bool) -> Manifest:
         return Manifest(
             snapshot_id,
             sandbox.image.build_id,
@@ -151,6 +152,7 @@ class Snapshotter:
             responsive=sandbox.responsive or not memory,  # a boot brings another agent
             secret=sandbox.agent.secret.current if memory else "",
             started_with=True,
+            root=root,
         )
 
     async def prepare(self, living: Collection[str]) -> None:
@@ -251,9 +253,23 @@ class Snapshotter:
     ) -> Source:
         image = images.load(self._config, manifest.build_id)
         layers = tuple(images.layer_paths(self._config, image))
-        root = await runtime.root(images.split(image, layers)[0], self._config.roots_dir)
+        root = await self._root(manifest if snapshot else None, runtime, images.split(image, layers)[0])
         closure = self._closures.mounted(manifest.closure if snapshot else self._closure)
         return Source(image, layers, root, closure, snapshot, runtime, disk, manifest.secret)
+
+    async def _root(self, manifest: Manifest | None, runtime: Runtime, layers: Sequence[Path]) -> Path:
+        """The root file system to boot from, or the one that a snapshot's memory refers to. Raises: NodeError, OSError."""
+        store = self._config.roots_dir
+        if manifest is None:
+            return await runtime.root(layers, store)
+        if manifest.root and (store / manifest.root).is_file():
+            return store / manifest.root
+        made = await runtime.root(layers, store, former=not manifest.secret)
+        if manifest.root not in ("", made.name):
+            raise NodeError(
+                f"snapshot {manifest.snapshot_id} needs the root file system {manifest.root}, which is gone"
+            )
+        return made
 
     def _its_release(self, manifest: Manifest) -> Runtime:
         """The release that took a snapshot. Raises: NodeError when it is gone."""

@@ -91,8 +91,14 @@ class Runtime(Protocol):
     def snapshots(self) -> bool:
         """Whether checkpoint and restore of live processes work here."""
 
-    async def root(self, layers: Sequence[Path], store: Path) -> Path:
-        """Bring layers, bottom first, into the form this runtime starts from; kept in `store`. Raises: NodeError, OSError."""
+    async def root(self, layers: Sequence[Path], store: Path, *, former: bool = False) -> Path:
+        """Bring layers, bottom first, into the form this runtime starts from; kept in `store`. Raises: NodeError, OSError.
+
+        `former` is for snapshots that do not name theirs: the form that servers up to 0.1 made.
+        """
+
+    def root_of(self, bundle: Path) -> str:
+        """The name of the file in that store which a container was started from, if a snapshot needs the same. Raises: OSError."""
 
     async def boot(self, plan: Plan) -> ProcessId:
         """Start a container from its root file system; returns its first host process. Raises: RuntimeFailed."""

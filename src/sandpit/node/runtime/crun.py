@@ -94,9 +94,13 @@ class Crun:
         """See Runtime. Live snapshots need CRIU, which is not driven yet."""
         return False
 
-    async def root(self, layers: Sequence[Path], store: Path) -> Path:
+    async def root(self, layers: Sequence[Path], store: Path, *, former: bool = False) -> Path:
         """See Runtime. Every sandbox mounts the layers for itself, with owners of its own."""
         return layers[-1]
+
+    def root_of(self, bundle: Path) -> str:
+        """See Runtime."""
+        return ""
 
     async def boot(self, plan: Plan) -> ProcessId:
         """See Runtime."""

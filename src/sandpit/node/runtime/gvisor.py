@@ -54,6 +54,9 @@ _SENTRY_MEMORY_MB = 128
 _MKFS_SECONDS = 900.0
 _MKFS_OPTIONS = ("-Enoinline_data", "-x-1")
 """No extended attributes: releases of 2024 answer EOPNOTSUPP to every look at a file that has any (ping's capabilities)."""
+_FORMER_OPTIONS = ("-Enoinline_data",)
+"""In Sandpit up to 0.1, which did not name its files by them."""
+_ROOT_SOURCE = "dev.gvisor.spec.rootfs.source"
 _START_SECONDS = 120.0
 _EXPORT_SECONDS = 600.0
 _CHECKPOINT_SECONDS = 600.0
@@ -161,9 +164,10 @@ class Gvisor:
         """See Runtime."""
         return True
 
-    async def root(self, layers: Sequence[Path], store: Path) -> Path:
+    async def root(self, layers: Sequence[Path], store: Path, *, former: bool = False) -> Path:
         """See Runtime. One EROFS file for each stack of layers."""
-        parts = [*(layer.parent.name for layer in layers), *_MOUNT_POINTS, *_MKFS_OPTIONS]
+        options = _FORMER_OPTIONS if former else _MKFS_OPTIONS
+        parts = [*(layer.parent.name for layer in layers), *_MOUNT_POINTS, *(() if former else options)]
         key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
         image = store / f"{key}.erofs"
         if image.exists():
@@ -175,13 +179,21 @@ class Gvisor:
             mounts.overlay(merged, [*layers, self._skeleton])
             try:
                 # A server that is killed leaves nobody at work on a gigabyte.
-                mkfs = ("setpriv", "--pdeathsig", "KILL", "mkfs.erofs", *_MKFS_OPTIONS)
+                mkfs = ("setpriv", "--pdeathsig", "KILL", "mkfs.erofs", *options)
                 await run(*mkfs, str(partial), str(merged), timeout=_MKFS_SECONDS)
             finally:
                 mounts.unmount(merged)
             image.with_suffix(".json").write_text(json.dumps([layer.parent.name for layer in layers]))
             partial.rename(image)
         return image
+
+    def root_of(self, bundle: Path) -> str:
+        """See Runtime. Memory refers to files by their numbers in it."""
+        try:
+            configuration = json.loads((bundle / "config.json").read_text())
+            return Path(configuration["annotations"][_ROOT_SOURCE]).name
+        except (ValueError, KeyError, TypeError) as error:
+            raise OSError(f"{bundle} has no usable configuration: {error!r}") from error
 
     async def boot(self, plan: Plan) -> ProcessId:
         """See Runtime."""
@@ -277,7 +289,7 @@ class Gvisor:
             "root": {"path": str(self._skeleton), "readonly": True},
             "process": oci.process(oci.guest_command("stage1", "agent"), _GUEST_CAPABILITIES, no_new_privileges=False),
             "annotations": {
-                "dev.gvisor.spec.rootfs.source": str(plan.root),
+                _ROOT_SOURCE: str(plan.root),
                 "dev.gvisor.spec.rootfs.type": "erofs",
                 f"{hint}.source": str(disk),
                 f"{hint}.type": "tmpfs",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -20,6 +21,26 @@ PROMISED = 2.0
 """Seconds for status and kill (docs/operations.md)."""
 _SPINNING = 20
 _SPIN = "for i in 1 2; do (while :; do :; done) & done; sleep 600"
+_STARVE = r"""
+#define _GNU_SOURCE
+#include <sched.h>
+#include <time.h>
+#include <unistd.h>
+static long long now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec * 1000000000LL + t.tv_nsec; }
+int main(void) {
+  cpu_set_t first;
+  CPU_ZERO(&first); CPU_SET(0, &first);
+  sched_setaffinity(0, sizeof first, &first);
+  long long wake = now() + 1000000000LL;
+  for (int i = 1; i < 120; i++) if (!fork()) break;
+  for (;; wake += 250000000LL) {
+    struct timespec at = { wake / 1000000000LL, wake % 1000000000LL };
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, 0);
+    for (long long began = now(); now() - began < 100000;);
+  }
+}
+"""
+"""120 processes that wake at the same instant on one processor, and wait for each other: some twentieth of it is used."""
 _SETTINGS = {
     "SANDPIT_POOL__SIZE": "0",
     "SANDPIT_MACHINE__SANDBOX_CPUS": "1",
@@ -75,6 +96,21 @@ def timed(work: Callable[[], object]) -> float:
     began = time.monotonic()
     work()
     return time.monotonic() - began
+
+
+@pytest.mark.timeout(120)
+def test_threads_that_wait_for_each_other_do_not_make_a_machine_full(small: Live) -> None:
+    box = FrontBox.create(small)
+    box.sh(f"printf %s {shlex.quote(_STARVE)} | gcc -O2 -x c -o /tmp/starve -")
+    with box.start("echo; exec /tmp/starve") as events:
+        next(events)
+    time.sleep(1)
+    for _ in range(3):
+        time.sleep(1.1)  # another look
+        assert status(small)[1]["full"] is None
+        answer = small.api.post("/v2/sandboxes", json={"templateID": "base"})
+        assert answer.status_code == 201, answer.text
+    end_all(small)
 
 
 @pytest.mark.timeout(180)

@@ -34,8 +34,7 @@ def log() -> Iterator[Log]:
     share = logs.FairShare(lambda: now[0])
     share.tenant_of = OWNERS.get
     handler.addFilter(share)
-    logger = logging.getLogger("under.test")
-    logger.propagate = False
+    logger = logging.Logger("under.test")  # apart from all others: what is logged here cannot be sent between the tests' processes
     logger.addHandler(handler)
     yield logger, written, share, now
     logger.removeHandler(handler)

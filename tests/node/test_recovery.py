@@ -20,6 +20,7 @@ from sandpit.node.contract import NetworkPolicy, NodeError, UnknownSandbox, Unkn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.machines import Box
 

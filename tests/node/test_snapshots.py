@@ -211,10 +211,12 @@ def test_another_release_boots_from_the_kept_file_system(
     box.sh("(setsid sleep 1000 > /dev/null 2>&1 &)")
     info = kept.take(box, end=True)
     driver = machine.node._runtimes["gvisor"]
-    before = driver.release()
-    monkeypatch.setattr(driver, "release", lambda: "0" * 64)
-    binary = machine.data_dir / "releases/gvisor" / before
-    assert binary.is_file()
+    assert isinstance(driver, Gvisor)
+    before, binary = driver.release(), driver._kept
+    assert binary.parent == machine.data_dir / "releases/gvisor"
+    newer = tmp_path / "runsc"
+    newer.write_bytes(binary.read_bytes() + b"\0")
+    monkeypatch.setattr(driver, "_kept", driver._releases.keep(newer))
     aside = binary.rename(tmp_path / "aside")
     with pytest.raises(NodeError, match=f"needs the gvisor release {before[:12]}, which is gone"):
         kept.start(info, box.id, resumed=True)
@@ -230,7 +232,7 @@ def test_another_release_boots_from_the_kept_file_system(
 def test_a_snapshot_of_a_sentry_that_opened_files_itself_is_opened_the_same_way(
     machine: Machine, kept: Kept, runtime: str
 ) -> None:
-    """Earlier releases of Sandpit took them; the files in them are kept, as after an update of gVisor."""
+    """Earlier releases of Sandpit took them."""
     driver = machine.node._runtimes["gvisor"]
     assert isinstance(driver, Gvisor)
 
@@ -244,11 +246,13 @@ def test_a_snapshot_of_a_sentry_that_opened_files_itself_is_opened_the_same_way(
     try:
         box = Box(machine, machine.wait(launched()))
         files = changed(box)
+        box.sh("(setsid sleep 1000 > /dev/null 2>&1 &)")
         info = kept.take(box, end=True)
     finally:
         driver._direct = False
     again = kept.start(info, "older", resumed=True)
     assert again.sh(CHECK) == files
+    assert again.sh("pgrep -c sleep") == "1"
 
 
 HOLD_AGENT = r"""

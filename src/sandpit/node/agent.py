@@ -135,7 +135,8 @@ class Agent:
 
     async def claim(self, identity: Identity) -> None:
         """Give the agent an identity, and a new secret to know us by. Raises: AgentUnavailable."""
-        body = {**identity.body(), "controlKeys": self.secret.offer()}
+        keys = self.secret.offer()
+        body = {**identity.body(), **({"controlKeys": keys} if keys else {})}
         await self._tell("/init", _CALL_SECONDS, json.dumps(body).encode())
         self.secret.accepted()
 

@@ -47,7 +47,9 @@ class ControlSecret:
         return f"{keys['control']} {keys['relay']}\n".encode()
 
     def offer(self) -> dict[str, str]:
-        """The successor's digests, for `/init`. Before that call is sent, `record` must be on disk."""
+        """The successor's digests, for `/init`; none for an agent that goes by the address. Before the call, `record` must be on disk."""
+        if not self.current:
+            return {}
         if self.offered is None:
             self.offered = secrets.token_hex(32)
         return _keys(self.offered)

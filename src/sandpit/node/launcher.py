@@ -66,6 +66,8 @@ class Sandbox:
     policy: NetworkPolicy = field(default_factory=NetworkPolicy)
     closure: str = ""
     """Name of the guest closure that it runs from."""
+    release: str = ""
+    """The runtime's release that it was started with: the one that its snapshots restore with."""
     ending: bool = False
     """Set when its end is wanted, so that its death is no news."""
     responsive: bool = True
@@ -102,6 +104,7 @@ class Sandbox:
             asdict(self.policy),
             self.closure,
             self.agent.secret.record(),
+            self.release,
         )
 
     def why_it_ended(self) -> str:
@@ -145,6 +148,16 @@ class Launcher:
                 f"runtime {name!r} is not on this node (it has: {', '.join(self._runtimes) or 'none'}); see `sandpit doctor`"
             ) from None
 
+    def runtime_of_sandbox(self, sandbox: Sandbox) -> Runtime:
+        """The release that a sandbox was started with, for all that only that can do to it. Raises: NodeError when it is gone."""
+        return self.runtime_of_release(sandbox.runtime, sandbox.release, f"sandbox {sandbox.sandbox_id}")
+
+    def runtime_of_release(self, name: str, release: str, what: str) -> Runtime:
+        """A release of a runtime, which `what` needs. Raises: NodeError when it is gone."""
+        if (runtime := self.runtime_named(name).of_release(release)) is None:
+            raise NodeError(f"{what} needs the {name} release {release[:12]}, which is gone")
+        return runtime
+
     def cgroup(self, container_id: str) -> Cgroup:
         """The groups of a container."""
         return Cgroup(f"/{self._config.name}/{container_id}")
@@ -167,7 +180,8 @@ class Launcher:
         slot = await self._slots.take()
         try:
             directory.mkdir(parents=True, mode=0o700)
-            Record(container_id, source.image.build_id, runtime.name, slot.number).write(directory)
+            release = runtime.release()
+            Record(container_id, source.image.build_id, runtime.name, slot.number, release=release).write(directory)
             secret = ControlSecret.new() if source.snapshot is None else ControlSecret(source.secret)
             plan = self._plan(source, container_id, directory, slot, printed, secret)
             process = await self._begin(runtime, plan, source.snapshot)
@@ -182,6 +196,7 @@ class Launcher:
                 process,
                 Agent(str(slot.outer), secret),
                 closure=source.closure.name,
+                release=release,
             )
             if answers:
                 await self._until_healthy(sandbox, printed)

@@ -156,15 +156,18 @@ class LocalNode:
             private(directory)
         self._share.prepare()
         await asyncio.to_thread(partials.sweep, self._config.roots_dir)
-        await self._snapshotter.prepare()
+        alive, dead = takeover.survey(self._config)
+        releases = await asyncio.to_thread(takeover.keep_releases, self._launcher, [record for _, record in alive])
+        await self._snapshotter.prepare(releases)
         self._builder.prepare()
         await self._firewall.install(await self._dns.start())
-        alive, dead = takeover.survey(self._config)
         await self._slots.start(record.slot for _, record in alive)
         for directory, record in dead:
             await self._launcher.sweep(directory, record.runtime if record else "")
-        for directory, record in alive:
-            sandbox = takeover.adopted(self._config, self._launcher, self._slots, directory, record)
+        for (directory, record), release in zip(alive, releases, strict=True):
+            sandbox = takeover.adopted(self._config, self._launcher, self._slots, directory, record, release)
+            if release != record.release:
+                sandbox.record().write(directory)
             await self._firewall.set_policy(sandbox.slot.link, sandbox.slot.outer, sandbox.policy)
             self._launcher.wake(sandbox)
             self._keep(sandbox)

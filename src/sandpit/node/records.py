@@ -31,6 +31,8 @@ class Record:
     """Name of the guest closure that it runs from."""
     secrets: list[str] = field(default_factory=list, repr=False)
     """What its agent knows the node by, the likeliest first (`ControlSecret.record`)."""
+    release: str = ""
+    """The runtime's release that it was started with (`Runtime.release`); empty in records from before it was kept."""
 
     def policy(self) -> NetworkPolicy:
         """The egress rules in force."""

@@ -43,7 +43,7 @@ class Manifest:
     kind: Literal["memory", "filesystem"]
     runtime: str
     release: str
-    """Digest of the runtime's binary: a memory snapshot restores with the same one only."""
+    """Of the runtime (`Runtime.release`): a memory snapshot restores with the same one only."""
     processor: str
     """Digest of the processor's features: processes may use all that they found."""
     closure: str
@@ -52,6 +52,10 @@ class Manifest:
     """Whether the agent answered; it does not in what is restored from this, if not."""
     secret: str = field(default="", repr=False)
     """What the agent in its memory knows the node by; empty in a snapshot from before there were secrets."""
+    started_with: bool = False
+    """Whether `release` is known to be the one that the sandbox was started with; older servers wrote down their own."""
+    root: str = ""
+    """With memory: name of the root file system's file that it goes on with; empty in a snapshot from before it was written down."""
     stored: int = 0
     """Bytes on disk: less than the sizes when files have holes."""
     files: dict[str, tuple[int, str]] = field(default_factory=dict)

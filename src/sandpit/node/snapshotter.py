@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -100,9 +101,13 @@ class Snapshotter:
         self, sandbox: Sandbox, snapshot_id: str, staging: Path, claim: Claim, *, memory: bool, end: bool
     ) -> Manifest:
         """Write and publish a snapshot, and leave its sandbox frozen. Raises: NodeError, OSError."""
-        runtime = self._launcher.runtime_named(sandbox.runtime)
-        await asyncio.to_thread(runtime.keep_release)
-        manifest = self._manifest(sandbox, runtime, snapshot_id, memory=memory)
+        keep = self._launcher.runtime_named(sandbox.runtime).keep_release_of
+        await asyncio.to_thread(keep, sandbox.process, sandbox.release)
+        runtime = self._launcher.runtime_of_sandbox(
+            sandbox
+        )  # before anything is done to it: without this there is no way back
+        root = await asyncio.to_thread(runtime.root_of, sandbox.directory / "bundle") if memory else ""
+        manifest = self._manifest(sandbox, snapshot_id, root, memory=memory)
         if memory:
             await self._save_memory(sandbox, runtime, staging, claim)
         else:
@@ -130,41 +135,43 @@ class Snapshotter:
         if sandbox.ending or not sandbox.process.alive():
             return
         try:
-            await self._launcher.runtime_named(sandbox.runtime).thaw(sandbox.container_id, sandbox.cgroup)
+            await self._launcher.runtime_of_sandbox(sandbox).thaw(sandbox.container_id, sandbox.cgroup)
             await sandbox.agent.unfreeze(_ANSWER_SECONDS)
         except NodeError as error:
             log.error("sandbox %s may not have gone on after a snapshot: %s", sandbox.sandbox_id, error)
 
-    def _manifest(self, sandbox: Sandbox, runtime: Runtime, snapshot_id: str, *, memory: bool) -> Manifest:
+    def _manifest(self, sandbox: Sandbox, snapshot_id: str, root: str, *, memory: bool) -> Manifest:
         return Manifest(
             snapshot_id,
             sandbox.image.build_id,
             "memory" if memory else "filesystem",
-            runtime.name,
-            runtime.release(),
+            sandbox.runtime,
+            sandbox.release,
             _processor(),
             sandbox.closure,
             responsive=sandbox.responsive or not memory,  # a boot brings another agent
             secret=sandbox.agent.secret.current if memory else "",
+            started_with=True,
+            root=root,
         )
 
-    async def prepare(self) -> None:
-        """Bring the directory in order, and forget releases that no snapshot needs. Raises: OSError."""
+    async def prepare(self, living: Collection[str]) -> None:
+        """Bring the directory in order, and forget releases that no snapshot and no living sandbox needs. Raises: OSError."""
         await asyncio.to_thread(self.store.prepare)
-        needed: dict[str, set[str]] = {}
-        for manifest in self.store.all():
-            if manifest.kind == "memory":
-                needed.setdefault(manifest.runtime, set()).add(manifest.release)
+        needed = {*living, *(manifest.release for manifest in self.store.all() if manifest.kind == "memory")}
         for runtime in self._launcher.runtimes():
-            await asyncio.to_thread(runtime.forget_releases, needed.get(runtime.name, ()))
+            await asyncio.to_thread(runtime.forget_releases, needed)
 
-    def restorable(self, manifest: Manifest) -> str | None:
-        """Why a snapshot's memory cannot be restored here; None when it can, or has none."""
+    def restorable(self, manifest: Manifest, *, resumed: bool) -> str | None:
+        """Why a snapshot's memory cannot be restored here; None when it can, or has none. `resumed`: for the sandbox that it is of.
+
+        That one goes on with the agent that it has, as if it had not been paused; copies of an agent without a secret are not made.
+        """
         if manifest.kind != "memory":
             return None
-        if not manifest.secret:
+        if not manifest.secret and not resumed:
             return "its agent would believe whoever has the gateway's address (it is from before control calls had a secret)"
-        if manifest.release != self._launcher.runtime_named(manifest.runtime).release():
+        if not self._launcher.runtime_named(manifest.runtime).same_binary(manifest.release):
             return "another release of the runtime took it"
         if manifest.processor != _processor():
             return "it was taken on another kind of processor"
@@ -179,7 +186,19 @@ class Snapshotter:
 
         Raises: SnapshotDamaged, NodeError.
         """
-        source = await self._source(manifest, snapshot=self.store.path(manifest.snapshot_id))
+        runtime = self._its_release(manifest)
+        try:
+            return await self._restore(manifest, runtime, answers, begun)
+        except RuntimeFailed as error:
+            others = () if manifest.started_with else runtime.other_ways()
+            for other in others:
+                log.warning("snapshot %s does not restore as its server noted: %s", manifest.snapshot_id, error)
+                with contextlib.suppress(RuntimeFailed):
+                    return await self._restore(manifest, other, answers, begun)
+            raise
+
+    async def _restore(self, manifest: Manifest, runtime: Runtime, answers: bool, begun: Callable[[], None]) -> Sandbox:
+        source = await self._source(manifest, runtime, snapshot=self.store.path(manifest.snapshot_id))
         verified = asyncio.ensure_future(asyncio.to_thread(self.store.verify, manifest))
         try:
             sandbox = await self._launcher.launch(source, answers=answers, begun=begun)
@@ -204,12 +223,14 @@ class Snapshotter:
         """
         if manifest.kind == "filesystem":
             await asyncio.to_thread(self.store.verify, manifest)
-            yield await self._source(manifest, disk=self.store.path(manifest.snapshot_id) / DISK)
+            runtime = self._launcher.runtime_named(manifest.runtime)
+            yield await self._source(manifest, runtime, disk=self.store.path(manifest.snapshot_id) / DISK)
             return
         staging = await asyncio.to_thread(self.store.begin, f"{manifest.snapshot_id}-disk")
         try:
             await self._extract(manifest, staging / DISK, begun)
-            yield await self._source(manifest, disk=staging / DISK)
+            runtime = self._launcher.runtime_named(manifest.runtime)
+            yield await self._source(manifest, runtime, disk=staging / DISK)
         finally:
             await asyncio.to_thread(self.store.abandon, staging)
 
@@ -222,29 +243,38 @@ class Snapshotter:
                 with self._space.claimed(disk.parent, 0, "the file system of a snapshot") as claim:
                     await sandbox.agent.save_disk(disk, stop_processes=True, limit=limit, claim=claim.write)
             else:
-                export = self._its_release(manifest).export_disk(sandbox.container_id, disk, limit)
+                export = self._launcher.runtime_of_sandbox(sandbox).export_disk(sandbox.container_id, disk, limit)
                 await self._space.guard([disk.parent], export, "the file system of a snapshot")
         finally:
             await asyncio.shield(self._launcher.discard(sandbox))
 
-    async def _source(self, manifest: Manifest, *, snapshot: Path | None = None, disk: Path | None = None) -> Source:
+    async def _source(
+        self, manifest: Manifest, runtime: Runtime, *, snapshot: Path | None = None, disk: Path | None = None
+    ) -> Source:
         image = images.load(self._config, manifest.build_id)
         layers = tuple(images.layer_paths(self._config, image))
-        runtime = self._launcher.runtime_named(manifest.runtime) if snapshot is None else self._its_release(manifest)
-        root = await runtime.root(images.split(image, layers)[0], self._config.roots_dir)
+        root = await self._root(manifest if snapshot else None, runtime, images.split(image, layers)[0])
         closure = self._closures.mounted(manifest.closure if snapshot else self._closure)
         return Source(image, layers, root, closure, snapshot, runtime, disk, manifest.secret)
 
+    async def _root(self, manifest: Manifest | None, runtime: Runtime, layers: Sequence[Path]) -> Path:
+        """The root file system to boot from, or the one that a snapshot's memory refers to. Raises: NodeError, OSError."""
+        store = self._config.roots_dir
+        if manifest is None:
+            return await runtime.root(layers, store)
+        if manifest.root and (store / manifest.root).is_file():
+            return store / manifest.root
+        made = await runtime.root(layers, store, former=not manifest.secret)
+        if manifest.root not in ("", made.name):
+            raise NodeError(
+                f"snapshot {manifest.snapshot_id} needs the root file system {manifest.root}, which is gone"
+            )
+        return made
+
     def _its_release(self, manifest: Manifest) -> Runtime:
         """The release that took a snapshot. Raises: NodeError when it is gone."""
-        runtime = self._launcher.runtime_named(manifest.runtime)
-        if manifest.release == runtime.release():
-            return runtime
-        if (older := runtime.other_release(manifest.release)) is not None:
-            return older
-        raise NodeError(
-            f"snapshot {manifest.snapshot_id} needs the {manifest.runtime} release {manifest.release[:12]}, which is gone"
-        )
+        what = f"snapshot {manifest.snapshot_id}"
+        return self._launcher.runtime_of_release(manifest.runtime, manifest.release, what)
 
 
 def _processor() -> str:

@@ -121,7 +121,7 @@ class Starter:
         image = images.load(self._config, manifest.build_id)
         async with self._admission.turn(image, spec.tenant) as release:
             if manifest.kind == "memory" and spec.memory:
-                if (why := self._snapshotter.restorable(manifest)) is None:
+                if (why := self._snapshotter.restorable(manifest, resumed=spec.resumed)) is None:
                     return await self._snapshotter.restore(manifest, begun=release)
                 log.warning(
                     "snapshot %s boots from its file system, its processes are lost: %s", manifest.snapshot_id, why

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from sandpit.node import images
@@ -40,8 +41,28 @@ def _known(config: NodeConfig, build_id: str) -> bool:
     return True
 
 
-def adopted(config: NodeConfig, launcher: Launcher, slots: Slots, directory: Path, record: Record) -> Sandbox:
-    """A sandbox that goes on, from its record as `survey` found it."""
+def keep_releases(launcher: Launcher, alive: Sequence[Record]) -> list[str]:
+    """Keep today's runtimes and those of living sandboxes, whatever is installed later; returns the latter. Blocking. Raises: OSError."""
+    for runtime in launcher.runtimes():
+        runtime.keep_release()
+    return [_release_of(launcher, record) for record in alive]
+
+
+def _release_of(launcher: Launcher, record: Record) -> str:
+    """The release that a sandbox was started with, its binary kept. Without that it goes on, and cannot be paused."""
+    process = record.process()
+    assert process is not None  # sorted by survey
+    try:
+        return launcher.runtime_named(record.runtime).keep_release_of(process, record.release)
+    except (OSError, NodeError) as error:
+        log.error("the runtime of sandbox %s is gone, it cannot be paused: %s", record.sandbox_id, error)
+        return record.release
+
+
+def adopted(
+    config: NodeConfig, launcher: Launcher, slots: Slots, directory: Path, record: Record, release: str
+) -> Sandbox:
+    """A sandbox that goes on, from its record as `survey` found it, and its release (`keep_releases`)."""
     slot = slots.get(record.slot)
     process = record.process()
     assert process is not None and record.sandbox_id is not None  # noqa: PT018 (sorted by survey)
@@ -57,4 +78,5 @@ def adopted(config: NodeConfig, launcher: Launcher, slots: Slots, directory: Pat
         record.sandbox_id,
         record.policy(),
         record.closure,
+        release,
     )

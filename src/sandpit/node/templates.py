@@ -122,7 +122,7 @@ class Templates:
             if report is not None:
                 await self._try_out(cold, report)
             return cold
-        snapshot = self._config.snapshots_dir / build_id / self._key(image)
+        snapshot = self._config.snapshots_dir / build_id / self._key(cold)
         if not all((snapshot / name).exists() for name in (_MANIFEST, _SECRET_FILE)):
             await self._take(cold, snapshot, report)
         return replace(cold, snapshot=snapshot, secret=(snapshot / _SECRET_FILE).read_text())
@@ -195,8 +195,9 @@ class Templates:
         with contextlib.suppress(AgentUnavailable):  # an image without this user, for one, still starts
             await sandbox.agent.run(command, user=image.user, seconds=_REHEARSAL_SECONDS)
 
-    def _key(self, image: Image) -> str:
+    def _key(self, cold: Source) -> str:
         """Names a snapshot by all that it depends on."""
+        image = cold.image
         runtime = self._launcher.runtime_of(image)
         parts = json.dumps(
             [
@@ -204,6 +205,7 @@ class Templates:
                 runtime.release(),
                 self._closure.name,
                 image.layers,
+                cold.root.name,
                 processor_features(),
                 self._config.trust.key(),
             ]

@@ -65,13 +65,25 @@ class Runtime(Protocol):
     """Whether a sandbox's root is the layers themselves; otherwise it is one file, made of them ahead (`root`)."""
 
     def release(self) -> str:
-        """A digest of the runtime binary: snapshots restore with the same one only."""
+        """The runtime binary, by a digest, and the way it is run: snapshots restore with the same one only. Raises: OSError."""
 
     def keep_release(self) -> None:
-        """Keep this binary until `forget_releases`, whatever is installed later. Raises: OSError."""
+        """Keep this binary until `forget_releases`, and run the kept one, whatever is installed later. Raises: OSError."""
 
-    def other_release(self, release: str) -> Runtime | None:
-        """The driver with another release's binary, if that was kept."""
+    def keep_release_of(self, process: ProcessId, recorded: str) -> str:
+        """Keep the binary that a running container was started with; returns the release that it is of.
+
+        `recorded` is what its record says of that; empty in one from before releases were recorded. Raises: OSError.
+        """
+
+    def of_release(self, release: str) -> Runtime | None:
+        """The driver of a release, this one or another whose binary was kept."""
+
+    def same_binary(self, release: str) -> bool:
+        """Whether a release is this one, or differs in the way its binary is run only."""
+
+    def other_ways(self) -> Sequence[Runtime]:
+        """The drivers that run the same binary in another way."""
 
     def forget_releases(self, needed: Collection[str]) -> None:
         """Remove kept binaries but those that are needed. Raises: OSError."""
@@ -79,8 +91,14 @@ class Runtime(Protocol):
     def snapshots(self) -> bool:
         """Whether checkpoint and restore of live processes work here."""
 
-    async def root(self, layers: Sequence[Path], store: Path) -> Path:
-        """Bring layers, bottom first, into the form this runtime starts from; kept in `store`. Raises: NodeError, OSError."""
+    async def root(self, layers: Sequence[Path], store: Path, *, former: bool = False) -> Path:
+        """Bring layers, bottom first, into the form this runtime starts from; kept in `store`. Raises: NodeError, OSError.
+
+        `former` is for snapshots that do not name theirs: the form that servers up to 0.1 made.
+        """
+
+    def root_of(self, bundle: Path) -> str:
+        """The name of the file in that store which a container was started from, if a snapshot needs the same. Raises: OSError."""
 
     async def boot(self, plan: Plan) -> ProcessId:
         """Start a container from its root file system; returns its first host process. Raises: RuntimeFailed."""

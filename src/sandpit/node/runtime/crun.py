@@ -71,9 +71,21 @@ class Crun:
     def keep_release(self) -> None:
         """See Runtime. A disk is bound to no release."""
 
-    def other_release(self, release: str) -> Crun | None:
+    def keep_release_of(self, process: ProcessId, recorded: str) -> str:
         """See Runtime."""
-        return None
+        return recorded or self.release()
+
+    def of_release(self, release: str) -> Crun:
+        """See Runtime. What is done to a running container is done by the kernel."""
+        return self
+
+    def same_binary(self, release: str) -> bool:
+        """See Runtime."""
+        return release == self.release()
+
+    def other_ways(self) -> Sequence[Crun]:
+        """See Runtime."""
+        return ()
 
     def forget_releases(self, needed: Collection[str]) -> None:
         """See Runtime."""
@@ -82,9 +94,13 @@ class Crun:
         """See Runtime. Live snapshots need CRIU, which is not driven yet."""
         return False
 
-    async def root(self, layers: Sequence[Path], store: Path) -> Path:
+    async def root(self, layers: Sequence[Path], store: Path, *, former: bool = False) -> Path:
         """See Runtime. Every sandbox mounts the layers for itself, with owners of its own."""
         return layers[-1]
+
+    def root_of(self, bundle: Path) -> str:
+        """See Runtime."""
+        return ""
 
     async def boot(self, plan: Plan) -> ProcessId:
         """See Runtime."""

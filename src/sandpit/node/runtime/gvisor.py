@@ -24,6 +24,7 @@ from sandpit.node.processes import ProcessId
 from sandpit.node.runtime import gvisor_checkpoint, oci
 from sandpit.node.runtime.base import Plan, RuntimeFailed
 from sandpit.node.runtime.detached import run_detached
+from sandpit.node.runtime.releases import GOFER, Releases
 from sandpit.private import private
 
 _GUEST_CAPABILITIES = (
@@ -53,6 +54,9 @@ _SENTRY_MEMORY_MB = 128
 _MKFS_SECONDS = 900.0
 _MKFS_OPTIONS = ("-Enoinline_data", "-x-1")
 """No extended attributes: releases of 2024 answer EOPNOTSUPP to every look at a file that has any (ping's capabilities)."""
+_FORMER_OPTIONS = ("-Enoinline_data",)
+"""In Sandpit up to 0.1, which did not name its files by them."""
+_ROOT_SOURCE = "dev.gvisor.spec.rootfs.source"
 _START_SECONDS = 120.0
 _EXPORT_SECONDS = 600.0
 _CHECKPOINT_SECONDS = 600.0
@@ -78,8 +82,8 @@ FLAGS = (
 )
 _DIRECT = ("--directfs=true",)
 """After the others: the last one counts."""
-_GOFER_RELEASE = ".gofer"
-"""Ends the name of a release that is run like this: snapshots of the other way, Sandpit's only one up to 0.1, restore with it alone."""
+_THROUGH_GOFER = b"--directfs=false"
+"""In the command line of a sandbox's process, if it was started like this: runsc passes on what is not its default."""
 
 
 class Gvisor:
@@ -89,13 +93,13 @@ class Gvisor:
     stacks_layers = False
 
     def __init__(self, binary: Path, state_dir: Path, releases_dir: Path, *, direct: bool = False) -> None:
-        """`state_dir` is runsc's root directory, of this node alone; `releases_dir` keeps binaries that snapshots need.
+        """`state_dir` is runsc's root directory, of this node alone; `releases_dir` keeps binaries that sandboxes and snapshots need.
 
         With `direct` the sentry opens files of the host itself.
         """
-        self._binary = binary
         self._direct = direct
-        self._releases_dir = releases_dir
+        self._releases = Releases(releases_dir)
+        self._binary = binary
         self._state_dir = state_dir
         self._skeleton = state_dir.parent / "skeleton/root"
 
@@ -109,43 +113,61 @@ class Gvisor:
         (self._skeleton / "tmp").chmod(0o1777)
 
     @cached_property
-    def _digest(self) -> str:
-        with self._binary.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    def _kept(self) -> Path:
+        """The copy that every command runs: what is installed under a running server cannot come between a sandbox and its release."""
+        return self._releases.keep(self._binary)
 
     def release(self) -> str:
         """See Runtime."""
-        return self._digest if self._direct else self._digest + _GOFER_RELEASE
+        return self._kept.name if self._direct else self._kept.name + GOFER
 
     def keep_release(self) -> None:
         """See Runtime."""
-        kept = self._releases_dir / self.release()
-        if kept.exists():
-            return
-        private(self._releases_dir)
-        partial = kept.with_suffix(".new")
-        shutil.copy(self._binary, partial)
-        partial.rename(kept)
+        if not self._kept.is_file():
+            del self._kept
+        assert self._kept
 
-    def other_release(self, release: str) -> Gvisor | None:
+    def keep_release_of(self, process: ProcessId, recorded: str) -> str:
+        """See Runtime. The process itself is believed before the record: its executable is there, even after that was replaced."""
+        if recorded and self._releases.find(recorded):
+            return recorded
+        proc = Path(f"/proc/{process.pid}")
+        way = GOFER if _THROUGH_GOFER in (proc / "cmdline").read_bytes().split(b"\0") else ""
+        return self._releases.keep(proc / "exe").name + way
+
+    def of_release(self, release: str) -> Gvisor | None:
         """See Runtime."""
-        kept = self._releases_dir / release
-        direct = not release.endswith(_GOFER_RELEASE)
-        return Gvisor(kept, self._state_dir, self._releases_dir, direct=direct) if kept.is_file() else None
+        if release == self.release():
+            return self
+        kept = self._releases.find(release)
+        return self._like(kept, direct=not release.endswith(GOFER)) if kept else None
+
+    def _like(self, kept: Path, *, direct: bool) -> Gvisor:
+        """A driver of another release, for the same sandboxes."""
+        other = Gvisor(kept, self._state_dir, self._releases.directory, direct=direct)
+        other._kept = kept
+        return other
+
+    def same_binary(self, release: str) -> bool:
+        """See Runtime."""
+        return release.removesuffix(GOFER) == self._kept.name
+
+    def other_ways(self) -> Sequence[Gvisor]:
+        """See Runtime."""
+        return [self._like(self._kept, direct=not self._direct)]
 
     def forget_releases(self, needed: Collection[str]) -> None:
         """See Runtime."""
-        for kept in self._releases_dir.glob("*"):
-            if kept.name not in needed:
-                kept.unlink()
+        self._releases.forget({*needed, self.release()})
 
     def snapshots(self) -> bool:
         """See Runtime."""
         return True
 
-    async def root(self, layers: Sequence[Path], store: Path) -> Path:
+    async def root(self, layers: Sequence[Path], store: Path, *, former: bool = False) -> Path:
         """See Runtime. One EROFS file for each stack of layers."""
-        parts = [*(layer.parent.name for layer in layers), *_MOUNT_POINTS, *_MKFS_OPTIONS]
+        options = _FORMER_OPTIONS if former else _MKFS_OPTIONS
+        parts = [*(layer.parent.name for layer in layers), *_MOUNT_POINTS, *(() if former else options)]
         key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
         image = store / f"{key}.erofs"
         if image.exists():
@@ -157,13 +179,21 @@ class Gvisor:
             mounts.overlay(merged, [*layers, self._skeleton])
             try:
                 # A server that is killed leaves nobody at work on a gigabyte.
-                mkfs = ("setpriv", "--pdeathsig", "KILL", "mkfs.erofs", *_MKFS_OPTIONS)
+                mkfs = ("setpriv", "--pdeathsig", "KILL", "mkfs.erofs", *options)
                 await run(*mkfs, str(partial), str(merged), timeout=_MKFS_SECONDS)
             finally:
                 mounts.unmount(merged)
             image.with_suffix(".json").write_text(json.dumps([layer.parent.name for layer in layers]))
             partial.rename(image)
         return image
+
+    def root_of(self, bundle: Path) -> str:
+        """See Runtime. Memory refers to files by their numbers in it."""
+        try:
+            configuration = json.loads((bundle / "config.json").read_text())
+            return Path(configuration["annotations"][_ROOT_SOURCE]).name
+        except (ValueError, KeyError, TypeError) as error:
+            raise OSError(f"{bundle} has no usable configuration: {error!r}") from error
 
     async def boot(self, plan: Plan) -> ProcessId:
         """See Runtime."""
@@ -244,11 +274,13 @@ class Gvisor:
     def config(self, plan: Plan, disk: Path) -> dict[str, Any]:
         """The OCI configuration."""
         size = f"size={plan.limits.disk_mb}m"
+        # Newer releases of runsc restore with the options of the time only.
+        guarded = ["ro"] if self._direct else _GUARDED
         restore = {
             "destination": "/.restore",
             "type": "bind",
             "source": str(plan.bundle / _RESTORE),
-            "options": _GUARDED,
+            "options": guarded,
         }
         hint = "dev.gvisor.spec.mount.disk"
         return {
@@ -257,7 +289,7 @@ class Gvisor:
             "root": {"path": str(self._skeleton), "readonly": True},
             "process": oci.process(oci.guest_command("stage1", "agent"), _GUEST_CAPABILITIES, no_new_privileges=False),
             "annotations": {
-                "dev.gvisor.spec.rootfs.source": str(plan.root),
+                _ROOT_SOURCE: str(plan.root),
                 "dev.gvisor.spec.rootfs.type": "erofs",
                 f"{hint}.source": str(disk),
                 f"{hint}.type": "tmpfs",
@@ -267,7 +299,7 @@ class Gvisor:
             "mounts": [
                 {"destination": "/proc", "type": "proc", "source": "proc"},
                 {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]},
-                {"destination": "/.sandpit", "type": "bind", "source": str(plan.closure), "options": _GUARDED},
+                {"destination": "/.sandpit", "type": "bind", "source": str(plan.closure), "options": guarded},
                 {"destination": "/.disk", "type": "bind", "source": str(disk), "options": ["rw", size]},
                 *([restore] if plan.disk is not None else []),
             ],
@@ -280,7 +312,7 @@ class Gvisor:
 
     def _runsc(self) -> tuple[str, ...]:
         """The command line of every call, up to the command."""
-        return (str(self._binary), "--root", str(self._state_dir), *FLAGS, *(_DIRECT if self._direct else ()))
+        return (str(self._kept), "--root", str(self._state_dir), *FLAGS, *(_DIRECT if self._direct else ()))
 
     async def _run(self, plan: Plan, command: str, *arguments: str, stdin: bytes = b"") -> None:
         """Start a container. Raises: RuntimeFailed."""

@@ -13,6 +13,7 @@ from tests.machines import Machine, image, new_name, wait_for
 from tests.node.conftest import base
 
 from sandpit.node.admission import Admission
+from sandpit.node.capacity import Capacity
 from sandpit.node.config import NodeConfig
 from sandpit.node.contract import CapacityExhausted
 from sandpit.node.demand import Demand
@@ -142,7 +143,8 @@ async def test_a_full_node_refuses(tmp_path: Path) -> None:
         line.observe()
         await hold(line, "a", over)
     with admission(tmp_path, least_cpu=1.0, full_seconds=0.0) as line:
-        line._load.capacity, line._load.used = 1.75, {"c1": 0.875, "c2": 0.875, "c3": 0.001}
+        line._load.room = Capacity(1.75, 2)
+        line._load.used = {"c1": 0.875, "c2": 0.875, "c3": 0.001}
         with pytest.raises(
             CapacityExhausted, match=r"2 sandboxes of this node compute and share 1\.75 processors: 0\.583"
         ):
@@ -187,7 +189,7 @@ def test_pools_give_way(built_images: None) -> None:
         share = machine.node._share
         usual, share.limits = share.limits, replace(share.limits, memory_mb=1)
         wait_for(lambda: machine.node.pool_sizes() == {build: 0})
-        time.sleep(2)
+        time.sleep(1.2)  # one look, at which it would start another
         assert machine.node.pool_sizes() == {build: 0}, "none is started while there is no room"
         share.limits = usual
         wait_for(lambda: machine.node.pool_sizes() == {build: 2})

@@ -14,6 +14,7 @@ import pytest
 from tests.machines import RUNTIMES, Machine, new_name, wait_for
 from tests.node.conftest import base
 
+from sandpit.node.capacity import Counters
 from sandpit.node.cgroups import Cgroup, LimitValues, is_unified
 from sandpit.node.config import NodeConfig
 from sandpit.node.load import Load, newcomers_share
@@ -52,6 +53,48 @@ def test_a_newcomer_on_an_empty_node_gets_all() -> None:
     assert newcomers_share([], 1.75) == 1.75
     assert newcomers_share([0.001] * 300, 1.75) == pytest.approx(1.45)
     assert newcomers_share([0.0875] * 20, 1.75) == pytest.approx(1.75 / 21)
+
+
+LEAST = 0.05
+"""Of a processor, what a newcomer must get (`least_cpu`)."""
+
+
+def newcomer(idle: float, used: list[float], throttled: float = 0.0, limit: float = 1.75) -> float:
+    """What it would get on a machine of two processors that has been like that for a while."""
+    load = Load(Cgroup("/none"), limit)
+    for second in range(10):
+        load.room.measure(Counters(idle * second, sum(used) * second, throttled * second), 1.0)
+    load.used = {f"c{number}": one for number, one in enumerate(used)}
+    return load.share()
+
+
+def test_light_sandboxes_do_not_make_a_machine_full() -> None:
+    assert newcomer(1.9, [0.06]) > 1.6
+    assert newcomer(1.0, [0.03] * 29) > 0.8
+    # Other work on the machine takes all the rest: the group's weight still gives it a third.
+    assert newcomer(0.0, []) == pytest.approx(2 / 3)
+    assert newcomer(0.0, [0.001] * 300) > 0.3
+    assert newcomer(0.0, [0.05]) > 0.6
+    assert newcomer(0.0, [0.05] * 8) > LEAST
+    # Not even in short bursts, each of which uses the quota up.
+    assert newcomer(1.9, [0.06], throttled=0.2) > 0.8
+    assert newcomer(1.0, [0.0825] * 10, throttled=0.2) > LEAST
+
+
+def test_one_that_computes_leaves_half() -> None:
+    assert newcomer(0.2, [1.75], throttled=0.9) == pytest.approx(0.875)
+    assert newcomer(0.0, [0.6, 0.01]) > 0.3
+    assert newcomer(0.9, [1.0]) == pytest.approx(0.875), "it keeps to one of two processors, but may leave that"
+
+
+@pytest.mark.parametrize("got", [1.75, 1.0, 0.667, 0.5])
+def test_many_that_compute_make_a_machine_full(got: float) -> None:
+    """Whatever other work leaves them, and unevenly."""
+    used = [got / 20 * uneven for uneven in (0.75, 1.25)] * 10
+    assert newcomer(0.0, used) == pytest.approx(max(got, 2 / 3) / 21, rel=0.01)
+    halves = [one / 2 for one in used] * 2
+    assert newcomer(0.0, halves) < LEAST
+    assert newcomer(2 - got, halves, throttled=0.9, limit=got) < LEAST, "their quota keeps them from more"
 
 
 def test_some_is_kept_for_the_server(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ class Admission:
             )
         if (left := self._load.share(max(0, self._turns.held - 1))) < self._config.least_cpu * spare:
             return (
-                f"{self._load.computing()} sandboxes of this node compute and share {self._load.capacity:.2f} processors: "
+                f"{self._load.computing()} sandboxes of this node compute and share {self._load.room.processors:.2f} processors: "
                 f"{left:.3f} of one would be left for another, which needs {self._config.least_cpu:g}"
             )
         return None

@@ -18,6 +18,8 @@ _PERIOD, _SHARE_PERIOD = 100_000, 20_000
 """Microseconds in which a quota is counted: a sandbox's, and that of all of them together."""
 _SHARE_WEIGHT = ("50", "512")
 """Of the group of all sandboxes, on v2 (100 is usual) and v1 (1024, which is also that of one process outside of all groups)."""
+SHARE_PART = 1 / 3
+"""Of the machine, what that weight gives the group while one other of usual weight wants all it can get, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +163,13 @@ class Cgroup:
         except FileNotFoundError:
             return set()
 
-    def threads_of(self, child: str) -> list[int]:
-        """Threads in a group below; none when it is gone."""
-        name = "cgroup.threads" if is_unified() else "tasks"
-        try:
-            return [int(line) for line in (self._in("cpu") / child / name).read_text().split()]
-        except OSError:
-            return []
+    def cpu_seconds(self) -> float:
+        """Processor time that the group and all below it have used. Raises: OSError."""
+        return cpu_seconds(_cpu_file(self).read_bytes())
+
+    def throttled_seconds(self) -> float:
+        """How long the periods of a `share` were in which its quota was used up. Raises: OSError."""
+        return _flat(self._in("cpu") / "cpu.stat").get("nr_throttled", 0) * _SHARE_PERIOD / 1e6
 
     def processes(self) -> list[int]:
         """Pids in the group and below it, all of the sandbox's host processes.
@@ -258,7 +260,11 @@ class Cgroup:
 
 def cpu_file(parent: Cgroup, child: str) -> Path:
     """What counts the processor time of a group below another one."""
-    return Cgroup(f"{parent.path}/{child}")._in("cpuacct") / ("cpu.stat" if is_unified() else "cpuacct.usage")
+    return _cpu_file(Cgroup(f"{parent.path}/{child}"))
+
+
+def _cpu_file(group: Cgroup) -> Path:
+    return group._in("cpuacct") / ("cpu.stat" if is_unified() else "cpuacct.usage")
 
 
 def cpu_seconds(content: bytes) -> float:

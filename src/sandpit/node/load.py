@@ -6,29 +6,27 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
+from sandpit.node.capacity import Capacity, count, machine
 from sandpit.node.cgroups import Cgroup, cpu_file, cpu_seconds
 
 LOOK_SECONDS = 1.0
 _SMOOTHING = 0.5
 """Weight of the last look against all before it."""
-_HUNGRY = 0.02
-"""Processors from which on a sandbox may be one that wants more than it gets."""
-_ASKED = 4
-_ASKED_THREADS = 256
-"""Of those that use the most, how many are asked whether they had to wait, and how many threads of each."""
+_COMPUTING = 0.5
+"""Part of an equal share from which on a sandbox computes, while it may get less than it wants: the kernel shares unevenly."""
 
 
-def newcomers_share(used: Iterable[float], capacity: float, newcomers: int = 1) -> float:
+def newcomers_share(used: Iterable[float], capacity: float, newcomers: int = 1, computing: float = 1.0) -> float:
     """What each of `newcomers` that want all they can get would get of `capacity` beside those that use `used` (all in processors).
 
-    The scheduler is fair: who uses little keeps it, those who use the most give way until they have as much as a newcomer.
+    The scheduler is fair: who uses little keeps it, those who use the most give way until they have as much as a newcomer. Who uses
+    `computing` times an equal share or more is taken to want as much as a newcomer, however little that is now.
     """
     ascending = sorted(used)
     room, hungry = capacity, len(ascending) + newcomers
     for one in ascending:
-        if one >= room / hungry:
+        if one >= computing * room / hungry:
             break
         room -= one
         hungry -= 1
@@ -41,18 +39,15 @@ class Load:
     def __init__(self, group: Cgroup, cpus: float) -> None:
         """`group` is that of all sandboxes, which have `cpus` processors together."""
         self._group = group
-        self._cpus = cpus
         self._files: dict[str, int] = {}
         self._seconds: dict[str, float] = {}
         self._looked = time.monotonic()
-        self._delays: dict[int, tuple[int, int]] = {}
-        """By thread: nanoseconds that it ran, and that it waited for a processor (proc(5), schedstat)."""
         self.last: dict[str, float] = {}
         """Processors that each group used between the last two looks, by container id."""
         self.used: dict[str, float] = {}
         """The same over the last few looks."""
-        self.capacity = cpus
-        """Processors that sandboxes can get at present."""
+        self.room = Capacity(cpus, machine())
+        """What sandboxes can get together at present."""
 
     def look(self) -> None:
         """Measure. Blocks for some microseconds for each sandbox: call it in a thread, never twice at once."""
@@ -64,22 +59,23 @@ class Load:
         passed, self._looked = max(now - self._looked, 1e-3), now
         last = {name: share for name in names if (share := self._share(name, passed)) is not None}
         before = self.used
+        # One that has just started did so with what it used at first, and need not go on like that.
         self.used = {
-            name: share if name not in before else before[name] + _SMOOTHING * (share - before[name])
-            for name, share in last.items()
+            name: (earlier := before.get(name, 0.0)) + _SMOOTHING * (share - earlier) for name, share in last.items()
         }
         self.last = last
-        # Where those that want more wait longer than they run, other work on the machine has the rest.
-        self.capacity = min(self._cpus, sum(last.values())) if self._starved() else self._cpus
+        with contextlib.suppress(FileNotFoundError):  # there is no group yet
+            self.room.measure(count(self._group), passed)
 
     def share(self, starting: int = 0) -> float:
         """What one more sandbox would get beside all that are there and `starting` others, in processors."""
-        return newcomers_share(self.used.values(), self.capacity, starting + 1)
+        computing = _COMPUTING if self.room.scarce else 1.0
+        return newcomers_share(self.used.values(), self.room.processors, starting + 1, computing)
 
     def computing(self) -> int:
         """How many sandboxes use at least half of what a newcomer would get: those that it would share with, unevenly as that may be."""
         share = self.share()
-        return sum(used >= 0.5 * share for used in self.used.values())
+        return sum(used >= _COMPUTING * share for used in self.used.values())
 
     def close(self) -> None:
         """Close the files."""
@@ -96,25 +92,3 @@ class Load:
             self._seconds[name] = seconds
             return None if before is None else max(0.0, seconds - before) / passed
         return None
-
-    def _starved(self) -> bool:
-        """Whether the sandboxes that use the most waited for a processor more than they had one."""
-        hungry = sorted(self.last, key=lambda name: -self.last[name])[:_ASKED]
-        threads = [
-            thread
-            for name in hungry
-            if self.last[name] > _HUNGRY
-            for thread in self._group.threads_of(name)[:_ASKED_THREADS]
-        ]
-        before, self._delays = self._delays, {thread: delays for thread in threads if (delays := _delays(thread))}
-        known = [(*before[thread], *delays) for thread, delays in self._delays.items() if thread in before]
-        ran = sum(after - earlier for earlier, _, after, _ in known)
-        waited = sum(after - earlier for _, earlier, _, after in known)
-        return waited > ran
-
-
-def _delays(thread: int) -> tuple[int, int] | None:
-    with contextlib.suppress(OSError, ValueError):
-        ran, waited, _ = Path(f"/proc/{thread}/schedstat").read_text().split()
-        return int(ran), int(waited)
-    return None

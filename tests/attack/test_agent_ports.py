@@ -282,5 +282,5 @@ def test_a_users_connections_do_not_fill_the_first_process(create: Create) -> No
         assert any("stdout" in event.get("data", {}) for event in events)
         assert box.sh("echo still here") == "still here"
         assert int(box.sh("awk '/VmRSS/ {print $2}' /proc/1/status")) - before < 100_000
-        assert box.sh("pkill -f connections.py; echo ended") == "ended"
+        assert box.sh("pkill -f '[c]onnections.py'; echo ended") == "ended"
     assert box.sh("echo still here", "user") == "still here"

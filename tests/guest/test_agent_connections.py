@@ -144,7 +144,7 @@ def test_what_is_no_body_is_short(distant_agent: AgentClient, sent: bytes) -> No
     assert distant_agent.http.get("/health").status_code == 204
 
 
-def test_a_large_head_is_told_so(distant_agent: AgentClient) -> None:
+def test_a_large_head_has_an_answer(distant_agent: AgentClient) -> None:
     for extra in (b"a: " + b"x" * 70_000, b"a:\r\n" * (MAX_HEADERS + 1)):
         assert answer(port_of(distant_agent), HEAD + extra).startswith(b"HTTP/1.1 431 ")
 

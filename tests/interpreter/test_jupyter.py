@@ -172,7 +172,7 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
         interpreter = Interpreter(tmp_path, JUPYTER_PORT=str(taken.getsockname()[1]))
         interpreter.start()
         try:
-            assert b"address already in use" in ask(interpreter)
+            assert b"address already in use" in ask(interpreter).lower()
         finally:
             interpreter.stop()
 

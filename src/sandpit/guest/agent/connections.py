@@ -1,8 +1,8 @@
 """HTTP connections to the agent and to the interpreter: those of code in the sandbox are few, each with limits of size and time.
 
-Every user of the sandbox can connect, and what a connection holds is memory of the process that serves it: the first process's, whose end is
-the sandbox's. The edge and the node come from the gateway's address, which nobody in the sandbox has; the edge limits what it passes on, so
-their connections are neither counted nor looked at.
+Every user of the sandbox can connect, and what a connection holds is memory of the process that serves it: the first process's, whose
+end is the sandbox's. The edge and the node come from the gateway's address, which nobody in the sandbox has; the edge limits what it
+passes on, so their connections are neither counted nor looked at.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from sandpit.control.times import utc
 from sandpit.store.types import utc_now
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import httpx
 
@@ -277,3 +277,19 @@ async def test_names_of_things_that_cannot_be(client: httpx.AsyncClient) -> None
             answer = await client.request(route.method, path, json={})
             assert answer.status_code in (200, 400, 404, 501), f"{route.method} {path}: {answer.text}"
             assert len(answer.content) < 3000
+
+
+HOSTILE_TEXTS = (
+    lambda n: '"' + '\\"' * n,
+    lambda n: '"\\' * n,
+    lambda n: '"' * (2 * n + 1),
+    lambda n: '"' + "\\" * (2 * n + 1),
+    lambda n: "[" * n + '"' + '\\"' * n,
+)
+
+
+@pytest.mark.parametrize("text", HOSTILE_TEXTS)
+def test_hostile_json_is_read_in_linear_time(text: Callable[[int], str]) -> None:
+    """A quadratic reading of a quarter of a million characters would take minutes: the test's time limit is the bound."""
+    with pytest.raises(InvalidRequestError):
+        jsontext.parse("," * 60_000 + text(250_000))

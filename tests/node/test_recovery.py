@@ -20,6 +20,7 @@ from sandpit.node.contract import NetworkPolicy, NodeError, UnknownSandbox, Unkn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.machines import Box
 
@@ -216,6 +217,21 @@ def test_damaged_snapshots_cost_time_only(
     assert box.sh("hostname") == box.id
     if damage != "half-written":
         assert any("does not restore" in record.message for record in caplog.records)
+
+
+def test_a_snapshot_that_somebody_replaced(snapshot_owner: Machine, tmp_path: Path) -> None:
+    """Its agent knows the secret that came with its files, not the one that was read with those before."""
+    machine, folder = snapshot_owner, snapshot_owner.data_dir / "snapshots/base-gvisor"
+    machine.create("base-gvisor").kill()
+    shutil.copytree(folder, tmp_path / "kept")
+    shutil.rmtree(folder)
+    for _ in range(2):  # boots, and has another one taken
+        machine.create("base-gvisor").kill()
+    [kept], [now] = (tmp_path / "kept").glob("*/secret"), folder.glob("*/secret")
+    assert kept.read_text() != now.read_text()
+    shutil.rmtree(folder)
+    shutil.copytree(tmp_path / "kept", folder)
+    assert machine.create("base-gvisor").sh("echo on") == "on"
 
 
 def test_a_removed_snapshot_directory(snapshot_owner: Machine) -> None:

@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 from sandpit.control.errors import InvalidRequestError
 from sandpit.control.limits import MAX_DEPTH, MAX_INTEGER, MAX_VALUES
 
-_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+"""A string, or what begins like one and never ends: then nothing is left in which another could be looked for."""
 
 
 def parse(raw: bytes | str) -> Any:

@@ -126,7 +126,7 @@ class Builder:
             steps.check(step, number)
         state = await self._base(spec, hold, report)
         archives = await self._digests(spec, files)
-        self._plan(spec, state, archives, report)
+        await self._plan(spec, state, archives, report)
         if state.pending:
             await self._run(spec, state, files, report)
         return await self._finalize(spec, state, report)
@@ -179,14 +179,18 @@ class Builder:
             digests[step.files_hash] = digest.hexdigest()
         return digests
 
-    def _plan(self, spec: BuildSpec, state: _State, archives: dict[str, str], report: BuildReport) -> None:
+    async def _plan(self, spec: BuildSpec, state: _State, archives: dict[str, str], report: BuildReport) -> None:
         """Take from the cache what is there, and note what must run."""
         forced, context = spec.force, state.context
         for number, step in enumerate(spec.steps, 1):
             forced = forced or step.force
             archive = archives[step.files_hash] if step.files_hash else None
             state.key = steps.step_key(state.key, step, context, archive)
-            context = steps.after(step, context)
+            try:
+                context = steps.after(step, context)
+            except steps.TooLong as error:
+                raise BuildFailed(f"step {number}, {step.kind}: {error}", str(number)) from None
+            await asyncio.sleep(0)  # each takes milliseconds at most, and there may be a thousand
             if forced or state.pending or (step.kind != "ENV" and not self._cached(state, state.key)):
                 state.pending.append((state.key, number, step))
             else:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from sandpit.build.layers import layer_key
-from sandpit.node.contract import BuildFailed
+from sandpit.node.contract import BuildFailed, NodeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,8 +21,17 @@ _VERSION = "2"
 _VARIABLE = re.compile(
     r"\$(?:(?P<plain>[A-Za-z_][A-Za-z0-9_]*)|\{(?P<braced>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\})"
 )
+_PLAIN = re.compile(r"\$(?P<plain>[A-Za-z_][A-Za-z0-9_]*)")
+MAX_VALUE_BYTES = (128 << 10) - 1
+"""Of a text whose variables are replaced: no program can be given a longer one (execve(2))."""
+MAX_ENVIRONMENT_BYTES = 256 << 10
+"""Of all variables that steps set, names and values together."""
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ARGUMENTS = {"COPY": (2, 4), "ADD": (2, 4), "RUN": (1, 2), "ENV": (2, 1000), "WORKDIR": (1, 1), "USER": (1, 1)}
+
+
+class TooLong(NodeError):
+    """Variables of a step are longer than they may be when they are replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +64,31 @@ def shown(step: BuildStep) -> str:
 
 
 def after(step: BuildStep, context: Context) -> Context:
-    """The context that a step leaves."""
+    """The context that a step leaves. Raises: TooLong."""
     if step.kind == "ENV":
-        pairs = zip(step.args[::2], step.args[1::2], strict=True)
-        return replace(context, env={**context.env, **{name: expand(value, context.env) for name, value in pairs}})
+        return replace(context, env=_with_variables(step, context.env))
     if step.kind == "WORKDIR":
         return replace(context, workdir=directory(step.args[0], context))
     if step.kind == "USER":
         return replace(context, user=expand(step.args[0], context.env).partition(":")[0])
     return context
+
+
+def _with_variables(step: BuildStep, env: Mapping[str, str]) -> Mapping[str, str]:
+    """Looked at after each variable: a step may have five hundred, each of which repeats the longest value. Raises: TooLong."""
+    changed = dict(env)
+    size = sum(map(_bytes, (*changed, *changed.values())))
+    for name, value in zip(step.args[::2], step.args[1::2], strict=True):
+        expanded = expand(value, env)
+        size += _bytes(expanded) - _bytes(changed[name]) if name in changed else _bytes(name) + _bytes(expanded)
+        if size > MAX_ENVIRONMENT_BYTES:
+            raise TooLong(f"the variables that steps set have more than {MAX_ENVIRONMENT_BYTES >> 10} KiB together")
+        changed[name] = expanded
+    return changed
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode(errors="surrogatepass"))
 
 
 def directory(path: str, context: Context) -> str:
@@ -72,14 +97,27 @@ def directory(path: str, context: Context) -> str:
 
 
 def expand(text: str, env: Mapping[str, str]) -> str:
-    """Variables replaced by their values, unknown ones by nothing; everything else is literal."""
+    """Variables replaced by their values, unknown ones by nothing; everything else is literal. Raises: TooLong."""
+    if _bytes(text) > MAX_VALUE_BYTES:
+        raise TooLong(f"a text with variables has more than {MAX_VALUE_BYTES} bytes")
+    size = 0
 
     def value(match: re.Match[str]) -> str:
-        name = match["plain"] or match["braced"]
-        known = env.get(name) or (_DEFAULT_PATH if name == "PATH" else "")
-        return known or match["default"] or ""
+        nonlocal size
+        names = match.groupdict()
+        name = names["plain"] or names["braced"]
+        found = env.get(name) or (_DEFAULT_PATH if name == "PATH" else "") or names.get("default") or ""
+        size += _bytes(found)
+        if size > MAX_VALUE_BYTES:
+            raise TooLong(f"a text has more than {MAX_VALUE_BYTES} bytes when its variables are replaced")
+        return found
 
-    return _VARIABLE.sub(value, text)
+    # Behind the last brace none is closed any more: a search for one from each "${" would take quadratic time.
+    braces = text.rfind("}") + 1
+    expanded = _VARIABLE.sub(value, text[:braces]) + _PLAIN.sub(value, text[braces:])
+    if _bytes(expanded) > MAX_VALUE_BYTES:
+        raise TooLong(f"a text has more than {MAX_VALUE_BYTES} bytes when its variables are replaced")
+    return expanded
 
 
 def base_key(tenant: str, layers: tuple[str, ...], context: Context) -> str:

@@ -59,13 +59,23 @@ class Templates:
 
     async def source(self, build_id: str) -> Source:
         """What to start a build's sandboxes from; makes its snapshot if there is none. Raises: UnknownTemplateBuild, NodeError."""
-        if build_id in self._sources:
-            return self._sources[build_id]
-        async with self._locks.setdefault(build_id, asyncio.Lock()):
-            if build_id not in self._sources:
-                prepare = self._prepare(build_id)
-                self._sources[build_id] = await self._space.guard(self._config.written_dirs(), prepare, "the template")
-        return self._sources[build_id]
+        if build_id not in self._sources:
+            async with self._locks.setdefault(build_id, asyncio.Lock()):
+                if build_id not in self._sources:
+                    prepare = self._prepare(build_id)
+                    guarded = self._space.guard(self._config.written_dirs(), prepare, "the template")
+                    self._sources[build_id] = await guarded
+        return self._with_its_secret(build_id)
+
+    def _with_its_secret(self, build_id: str) -> Source:
+        """A source as its snapshot is now: whoever replaced the files has replaced the secret in their memory, too."""
+        source = self._sources[build_id]
+        if source.snapshot is not None:
+            with contextlib.suppress(OSError):  # it is gone, which the restore will find out
+                secret = (source.snapshot / _SECRET_FILE).read_text()
+                if secret != source.secret:
+                    source = self._sources[build_id] = replace(source, secret=secret)
+        return source
 
     async def make(self, image: Image, report: Report) -> Source:
         """Make a new build startable, and report what its start command prints. Raises: NodeError, for what would fail every sandbox."""

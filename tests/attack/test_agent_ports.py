@@ -254,3 +254,33 @@ def test_unix_sockets_serve_those_they_are_for(create: Create, server: Live) -> 
     put(box, "/tmp/unix.py", UNIX)
     # sudo's is for everybody: it asks the kernel who calls (architecture, `sudo` in gVisor).
     assert set(json.loads(box.sh("python3 -I /tmp/unix.py", "user"))) <= {"/run/sandpit/sudo.sock"}
+
+
+CONNECTIONS = r"""
+import socket, sys, time
+held = []
+for number in range(4000):
+    s = socket.socket()
+    s.settimeout(5)
+    try:
+        s.connect(("127.0.0.1", (49983, 49982, 49981)[number % 3]))
+        s.sendall(b"GET / HTTP/1.1\r\n" + b"a:\r\n" * 200 + b"x-long: " + b"x" * 60_000)
+    except OSError:
+        pass
+    held.append(s)
+print("held", flush=True)
+time.sleep(100)
+"""
+
+
+def test_a_users_connections_do_not_fill_the_first_process(create: Create) -> None:
+    """4,000 with unfinished heads of 60 KB: 240 MB, and several times as much once they are parsed."""
+    box: Any = create(timeout=300)
+    put(box, "/tmp/connections.py", CONNECTIONS)
+    before = int(box.sh("awk '/VmRSS/ {print $2}' /proc/1/status"))
+    with box.start("exec python3 -I /tmp/connections.py", "user") as events:
+        assert any("stdout" in event.get("data", {}) for event in events)
+        assert box.sh("echo still here") == "still here"
+        assert int(box.sh("awk '/VmRSS/ {print $2}' /proc/1/status")) - before < 100_000
+        assert box.sh("pkill -f '[c]onnections.py'; echo ended") == "ended"
+    assert box.sh("echo still here", "user") == "still here"

@@ -98,6 +98,12 @@ def guarded_agent() -> Iterator[AgentClient]:
     yield from _agent("169.254.0.22")
 
 
+@pytest.fixture
+def distant_agent() -> Iterator[AgentClient]:
+    """An agent whose gateway is 127.0.0.2: tests can be both sides."""
+    yield from _agent("127.0.0.2")
+
+
 def _agent(gateway: str) -> Iterator[AgentClient]:
     if os.geteuid() != 0:
         pytest.skip("the agent is root in its sandbox")

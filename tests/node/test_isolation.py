@@ -63,7 +63,8 @@ def test_rare_system_calls_do_not_reach_the_kernel(box: Box, runtime: str) -> No
 
 
 _SOCKETS = """
-import errno, socket
+import ctypes, errno, os, socket
+libc = ctypes.CDLL(None, use_errno=True)
 for family in range(64):
     for make in (socket.socket, lambda f, t: socket.socketpair(f, t)[0]):
         try:
@@ -79,19 +80,41 @@ for protocol in range(32):
     except OSError:
         continue
     print("netlink", protocol)
-import ctypes
-print("high", ctypes.CDLL(None).syscall(41, ctypes.c_ulong(1 << 32 | 40), 1, 0))
+flags = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+for family in (socket.AF_INET, socket.AF_INET6):
+    for protocol in [*range(-2, 300), 1 << 16, (1 << 31) - 1]:
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET, 6, socket.SOCK_RAW | flags):
+            made = libc.syscall(41, int(family), int(kind), protocol)
+            if made >= 0:
+                os.close(made)
+            print("internet", int(family), kind & 15, protocol, 0 if made >= 0 else ctypes.get_errno())
+print("high", libc.syscall(41, ctypes.c_ulong(1 << 32 | 40), 1, 0))
 """
+
+
+_V4, _V6 = int(socket.AF_INET), int(socket.AF_INET6)
+_INTERNET = {
+    *((family, 1, protocol) for family in (_V4, _V6) for protocol in (0, 6)),
+    *((family, 2, protocol) for family in (_V4, _V6) for protocol in (0, 17)),
+    (_V4, 2, 1),
+    (_V6, 2, 58),
+}
+"""Family, kind (1: stream, 2: datagram), protocol of the sockets that there are."""
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="system call numbers of x86-64")
 def test_sockets_are_of_few_families(box: Box, runtime: str) -> None:
     lines = box.python(_SOCKETS).splitlines()
+    internet = {tuple(map(int, line.split()[1:])) for line in lines if line.startswith("internet")}
+    tried = {(family, protocol) for family, _, protocol, _ in internet}
     opened = {int(line.split()[0]) for line in lines if line.endswith("open")}
     assert "high -1" in lines
     if runtime == "crun":
         assert opened == {socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK}
         assert {line for line in lines if line.startswith("netlink")} == {"netlink 0", "netlink 4"}
+        assert {(family, kind, protocol) for family, kind, protocol, error in internet if not error} <= _INTERNET
+        refused = {(family, protocol) for family, _, protocol, error in internet if error == errno.EPROTONOSUPPORT}
+        assert refused >= tried - {(family, protocol) for family, _, protocol in _INTERNET}
         assert len([line for line in lines if line[0].isdigit()]) == 5, (
             "errors are those of a kernel without the family"
         )

@@ -103,6 +103,9 @@ def test_udp_and_ping_to_private_ranges(box: Box, outside: Outside) -> None:
         f"print(ask('{PUBLIC}'), ask('{CLOSED[0]}'), ask('169.254.169.254'))"
     )
     assert output == "True False False"
+    for user in ("user", "root"):
+        box.sh(f"ping -c1 -W5 {PUBLIC}", user)
+        assert box.run(f"ping -c1 -W1 {CLOSED[0]}", user)[0] != 0
 
 
 def test_sandboxes_do_not_reach_each_other(create: Create) -> None:

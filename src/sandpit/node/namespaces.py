@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 _CLONE_NEWUTS = 0x04000000
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
+_LAST_GROUP = 0x7FFFFFFF
+"""The sysctl's largest value: groups are mapped far below."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -31,6 +33,26 @@ def local_ports(namespace: str) -> set[int]:
 
     The calling thread stays in that namespace. Raises: OSError.
     """
+    _enter_network(namespace)
+    ports = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/thread-self/net/{table}").read_text().splitlines()[1:]:
+            ports.add(int(line.split(maxsplit=2)[1].rpartition(":")[2], 16))
+    return ports
+
+
+def allow_ping(namespaces: Iterable[str]) -> None:
+    """Let every group of these network namespaces make ICMP datagram sockets (ip-sysctl, ping_group_range), as in most distributions.
+
+    Nobody may before. They are no raw sockets: the kernel writes their headers, and they send echo requests only.
+    The calling thread stays in the last namespace. Raises: OSError.
+    """
+    for namespace in namespaces:
+        _enter_network(namespace)
+        Path("/proc/sys/net/ipv4/ping_group_range").write_text(f"0 {_LAST_GROUP}")
+
+
+def _enter_network(namespace: str) -> None:
     descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
@@ -38,11 +60,6 @@ def local_ports(namespace: str) -> set[int]:
             raise OSError(number, f"enter the network namespace: {os.strerror(number)}")
     finally:
         os.close(descriptor)
-    ports = set()
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/thread-self/net/{table}").read_text().splitlines()[1:]:
-            ports.add(int(line.split(maxsplit=2)[1].rpartition(":")[2], 16))
-    return ports
 
 
 def set_user_limits(pid: int, limits: Mapping[str, int]) -> None:

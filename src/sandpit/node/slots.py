@@ -15,14 +15,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import TypeVar
 
 from sandpit.node import flows
 from sandpit.node.commands import CommandFailed, run
 from sandpit.node.config import GATEWAY_ADDRESS, INNER_ADDRESS, INNER_PREFIX, NodeConfig
 from sandpit.node.contract import CapacityExhausted, NetworkPolicy
 from sandpit.node.firewall import Firewall
-from sandpit.node.namespaces import local_ports
+from sandpit.node.namespaces import allow_ping, local_ports
 
+_A = TypeVar("_A")
+_R = TypeVar("_R")
 _NETNS_DIR = Path("/run/netns")
 _BATCH = 8
 _DESTROY_SECONDS = 120.0
@@ -127,11 +130,7 @@ class Slots:
 
         Only in crun: gVisor's sockets end with it. The agent's own ports are bound so that such remains do not matter.
         """
-        executor = ThreadPoolExecutor(1)  # the thread stays in the namespace, so it must not be used again
-        try:
-            ports = await asyncio.get_running_loop().run_in_executor(executor, local_ports, slot.namespace_path)
-        finally:
-            executor.shutdown(wait=False)
+        ports = await _in_thread(local_ports, slot.namespace_path)
         return not ports.isdisjoint(INTERPRETER_PORTS)
 
     async def _forget_flows(self, slot: Slot) -> None:
@@ -166,6 +165,7 @@ class Slots:
             Path(f"/proc/sys/net/ipv6/conf/{slot.link}/disable_ipv6").write_text("1")
         await self._firewall.add_slots((slot.link, slot.outer) for slot in slots)
         await self._address(slots)
+        await _in_thread(allow_ping, [slot.namespace_path for slot in slots])
         self._known.update(numbers)
         self._free.extend(slots)
 
@@ -207,6 +207,15 @@ class Slots:
         slots = list(self._free) + ([] if keep_used else list(self._used.values()))
         self._free.clear()
         await self._destroy(slots, ruled=True)
+
+
+async def _in_thread(function: Callable[[_A], _R], argument: _A) -> _R:
+    """Call what leaves its thread in another network namespace: the thread ends after that."""
+    executor = ThreadPoolExecutor(1)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(executor, function, argument)
+    finally:
+        executor.shutdown(wait=False)
 
 
 async def _uplink_mtu() -> int:

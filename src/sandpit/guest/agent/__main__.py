@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import uvloop
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
 
 from sandpit.guest.agent import elevate, sudo_shim
+from sandpit.guest.agent.connections import GATEWAY, Connection, Connections
 from sandpit.guest.agent.control import ControlKeys, received_keys
 from sandpit.guest.agent.identity import use_resolver
 from sandpit.guest.agent.legacy.door import MAX_MESSAGE_BYTES, PORT, Door, web_socket
@@ -72,8 +71,8 @@ async def serve(host: str, held: list[Held], gateway: str, keys: ControlKeys | N
     app.state.processes.reap()
     use_resolver(gateway, agent.journal)
     sockets = [one.listener for one in held]
-    http = await _listen(app, sockets[0])
-    legacy = await _listen(Door(agent, app.state.processes), sockets[2], web_socket)
+    http = await _listen(app, sockets[0], gateway)
+    legacy = await _listen(Door(agent, app.state.processes), sockets[2], gateway, web_socket)
     relay = await loop.create_server(lambda: Relay(agent), sock=sockets[1], backlog=BACKLOG)
     ports = [listener.getsockname()[1] for listener in sockets]
     sys.stderr.write(f"sandpit agent: listening on {host}, port {ports[0]}, relay {ports[1]}, 2024's {ports[2]}\n")
@@ -88,7 +87,7 @@ async def serve(host: str, held: list[Held], gateway: str, keys: ControlKeys | N
 
 
 async def _listen(
-    app: Any, listener: socket.socket, web_socket: Callable[..., Any] | Literal["none"] = "none"
+    app: Any, listener: socket.socket, gateway: str, web_socket: Callable[..., Any] | Literal["none"] = "none"
 ) -> asyncio.Server:
     """Serve an ASGI application. Websockets are not pinged: a client that is busy for a while has not gone."""
     config = Config(
@@ -109,9 +108,9 @@ async def _listen(
         timeout_keep_alive=_KEEP_ALIVE_S,
     )
     config.load()
-    state = ServerState()
+    state = Connections(gateway)
     loop = asyncio.get_running_loop()
-    return await loop.create_server(lambda: HttpToolsProtocol(config, state, {}), sock=listener, backlog=BACKLOG)
+    return await loop.create_server(lambda: Connection(config, state, {}), sock=listener, backlog=BACKLOG)
 
 
 def leave_host_output() -> None:
@@ -132,7 +131,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=49983, help="port of the current protocol (0: any)")
     parser.add_argument("--relay-port", type=int, default=49981, help="port of the relay (0: any)")
     parser.add_argument("--legacy-port", type=int, default=PORT, help="port of the protocol of 2024 (0: any)")
-    parser.add_argument("--gateway", default="169.254.0.22", help="the only peer served control calls and the relay")
+    parser.add_argument("--gateway", default=GATEWAY, help="the only peer served control calls and the relay")
     return parser.parse_args()
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from sandpit.guest.agent.connections import Connection, Connections
 from sandpit.guest.interpreter.app import build_app
 from sandpit.guest.interpreter.jupyter.door import Door
 from sandpit.guest.interpreter.ports import borrow
@@ -26,7 +27,7 @@ async def serve(settings: Settings) -> None:
     async with Registry(settings).running() as registry, Door(registry, settings).ready():
         config = uvicorn.Config(
             build_app(registry),
-            http="httptools",
+            http=Connection,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -35,5 +36,7 @@ async def serve(settings: Settings) -> None:
             timeout_keep_alive=_IDLE_SECONDS,
             timeout_graceful_shutdown=1,
         )
+        server = uvicorn.Server(config)
+        server.server_state = Connections()
         with borrow(settings.lender, settings.host, settings.port) as listener:
-            await uvicorn.Server(config).serve(sockets=[listener])
+            await server.serve(sockets=[listener])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ _ARCHITECTURES = {"x86_64": ["SCMP_ARCH_X86_64"], "aarch64": ["SCMP_ARCH_AARCH64
 """The machine's own calls only. Those of 32-bit programs, which gVisor has not either, are a second way into the kernel, and one of them
 (socketcall) hides from filters which socket is asked for."""
 _ENOSYS = 38
+_EPROTONOSUPPORT = 93
 _EAFNOSUPPORT = 97
 _NUMBERS = 64
-"""Protocol families (46 in Linux 6.18) and netlink's protocols (23) are numbers below this."""
+"""Protocol families (46 in Linux 6.18), netlink's protocols (23) and the internet's allowed ones are numbers below this."""
+_WORD = 0xFFFFFFFF
 _NEW_NAMESPACES = 0x7E020000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET (clone(2))."""
 
@@ -52,7 +54,12 @@ REFUSED = frozenset({
     # See `_sockets`.
     "socket", "socketpair",
 })  # fmt: skip
-FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
+PROTOCOLS = {
+    socket.AF_INET: (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMP),
+    socket.AF_INET6: (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMPV6),
+}
+"""Of the internet's, what programs use: others (MPTCP, UDP-Lite, SCTP, L2TP, ...) are code of the kernel, often modules, that a socket
+loads. Raw sockets take rights over the network namespace, which nobody in a sandbox has."""
 NETLINK = (0, 4)
 """NETLINK_ROUTE: addresses and routes, which C libraries ask for. NETLINK_SOCK_DIAG: ss(8). (netlink(7))"""
 
@@ -95,8 +102,9 @@ def _sockets() -> list[dict[str, Any]]:
     """
     netlink = _equal(0, socket.AF_NETLINK)
     return [
-        *(_allowed("socket", _equal(0, family)) for family in FAMILIES),
-        *(_unknown("socket", condition) for condition in _others(0, (*FAMILIES, socket.AF_NETLINK))),
+        _allowed("socket", _equal(0, socket.AF_UNIX)),
+        *(rule for family, protocols in PROTOCOLS.items() for rule in _internet(family, protocols)),
+        *(_unknown("socket", condition) for condition in _others(0, (socket.AF_UNIX, *PROTOCOLS, socket.AF_NETLINK))),
         *(_allowed("socket", netlink, _equal(2, protocol)) for protocol in NETLINK),
         *(_unknown("socket", netlink, condition) for condition in _others(2, NETLINK)),
         _allowed("socketpair", _equal(0, socket.AF_UNIX)),
@@ -104,10 +112,34 @@ def _sockets() -> list[dict[str, Any]]:
     ]
 
 
+def _internet(family: int, protocols: tuple[int, ...]) -> list[dict[str, Any]]:
+    of_family = _equal(0, family)
+    beyond = {"index": 2, "value": _NUMBERS, "op": "SCMP_CMP_GE"}  # IPPROTO_MPTCP is 262
+    return [
+        *(_allowed("socket", of_family, _equal(2, protocol)) for protocol in protocols),
+        *(
+            {**_unknown("socket", of_family, one), "errnoRet": _EPROTONOSUPPORT}
+            for one in (beyond, *_others(2, protocols))
+        ),
+    ]
+
+
 def _others(index: int, values: Iterable[int]) -> list[dict[str, Any]]:
-    """Conditions for the other values that there may be one day: a filter's default has one error, programs expect another one here."""
-    allowed = {int(value) for value in values}
-    return [_equal(index, value) for value in range(_NUMBERS) if value not in allowed]
+    """Conditions for the other values that there may be one day: a filter's default has one error, programs expect another one here.
+
+    Blocks, not values: every rule is paid for by each start of a sandbox.
+    """
+    blocks = _blocks(0, _NUMBERS, {int(value) for value in values})
+    return [_equal(index, first, mask=_WORD & -size) for first, size in blocks]
+
+
+def _blocks(first: int, size: int, taken: set[int]) -> Iterator[tuple[int, int]]:
+    """(first, size) of the fewest blocks without a number of `taken`; sizes are powers of two, which a mask can tell."""
+    if taken.isdisjoint(range(first, first + size)):
+        yield first, size
+    elif size > 1:
+        yield from _blocks(first, size // 2, taken)
+        yield from _blocks(first + size // 2, size // 2, taken)
 
 
 def _allowed(name: str, *arguments: dict[str, Any]) -> dict[str, Any]:

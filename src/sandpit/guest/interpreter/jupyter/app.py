@@ -16,10 +16,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from uvicorn.server import ServerState
 
+from sandpit.guest.agent.connections import Connection, Connections
 from sandpit.guest.interpreter.contexts import Context, is_directory
 from sandpit.guest.interpreter.jupyter.channels import Channels
 from sandpit.guest.interpreter.kernel import KernelStartError
@@ -57,8 +56,8 @@ def protocol(registry: Registry, settings: Settings) -> Callable[[], asyncio.Pro
         timeout_keep_alive=_IDLE_SECONDS,
     )
     config.load()
-    state = ServerState()
-    return lambda: HttpToolsProtocol(config, state, {})
+    state = Connections()
+    return lambda: Connection(config, state, {})
 
 
 def build_app(registry: Registry, default_cwd: str) -> Starlette:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import time
@@ -39,6 +40,7 @@ _MANIFEST = "manifest.json"
 """Its presence makes a snapshot complete."""
 _SECRET_FILE = "secret"  # noqa: S105 - a name
 """What the agent in the snapshot's memory knows the node by; mode 0600."""
+_SECRET = re.compile(r"[0-9a-f]{64}")
 _RUNTIME_MB = 24
 _REHEARSAL_SECONDS = 5.0
 _SETTLE_SECONDS = 15.0
@@ -71,10 +73,9 @@ class Templates:
         """A source as its snapshot is now: whoever replaced the files has replaced the secret in their memory, too."""
         source = self._sources[build_id]
         if source.snapshot is not None:
-            with contextlib.suppress(OSError):  # it is gone, which the restore will find out
-                secret = (source.snapshot / _SECRET_FILE).read_text()
-                if secret != source.secret:
-                    source = self._sources[build_id] = replace(source, secret=secret)
+            secret = _secret_of(source.snapshot)
+            if secret not in (None, source.secret):
+                source = self._sources[build_id] = replace(source, secret=secret)
         return source
 
     async def make(self, image: Image, report: Report) -> Source:
@@ -123,9 +124,9 @@ class Templates:
                 await self._try_out(cold, report)
             return cold
         snapshot = self._config.snapshots_dir / build_id / self._key(cold)
-        if not all((snapshot / name).exists() for name in (_MANIFEST, _SECRET_FILE)):
-            await self._take(cold, snapshot, report)
-        return replace(cold, snapshot=snapshot, secret=(snapshot / _SECRET_FILE).read_text())
+        if not (snapshot / _MANIFEST).exists() or (secret := _secret_of(snapshot)) is None:
+            secret = await self._take(cold, snapshot, report)
+        return replace(cold, snapshot=snapshot, secret=secret)
 
     async def _try_out(self, cold: Source, report: Report) -> None:
         """Where there are no snapshots: see once that the template starts. Raises: NodeError."""
@@ -212,8 +213,8 @@ class Templates:
         )
         return hashlib.sha256(parts.encode()).hexdigest()[:24]
 
-    async def _take(self, cold: Source, snapshot: Path, report: Report | None = None) -> None:
-        """Boot, run the start command, wait until ready, checkpoint. The snapshot appears whole or not at all."""
+    async def _take(self, cold: Source, snapshot: Path, report: Report | None = None) -> str:
+        """Boot, run the start command, wait until ready, checkpoint. The snapshot appears whole or not at all. Returns its secret."""
         began = time.monotonic()
         # A name of its own: a command of a server that was killed may still be writing below the last one.
         staging = snapshot.with_name(f"{snapshot.name}.{secrets.token_hex(4)}.new")
@@ -244,6 +245,16 @@ class Templates:
         await asyncio.to_thread(_sync, staging)
         staging.rename(snapshot)
         log.info("snapshot of %s: %d MiB in %.1f s", cold.image.names, size >> 20, time.monotonic() - began)
+        return sandbox.agent.secret.current
+
+
+def _secret_of(snapshot: Path) -> str | None:
+    """What the agent in a snapshot's memory knows the node by; None if that is gone or damaged."""
+    try:
+        secret = (snapshot / _SECRET_FILE).read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return secret if _SECRET.fullmatch(secret) else None
 
 
 def _sync(directory: Path) -> None:

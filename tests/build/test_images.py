@@ -25,7 +25,9 @@ def in_root(lower: list[Layer], work: Path) -> Iterator[Run]:
     subprocess.run(["mount", "-t", "tmpfs", "none", upper], check=True)
     for name in ("up", "wk"):
         (upper / name).mkdir()
-    mounts.overlay(root, [layer.fs for layer in lower], upper / "up", upper / "wk")
+    lowers = ":".join(str(layer.fs) for layer in reversed(lower))
+    options = f"lowerdir={lowers},upperdir={upper / 'up'},workdir={upper / 'wk'}"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, root], check=True)
     subprocess.run(["mount", "-t", "proc", "proc", root / "proc"], check=True)
     subprocess.run(["mount", "--bind", "/dev", root / "dev"], check=True)
 

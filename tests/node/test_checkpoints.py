@@ -56,9 +56,10 @@ def test_a_cut_checkpoint_is_refused(
     """The sandbox goes on, and there is no snapshot; a template has none either."""
     driver = machine.node._runtimes["gvisor"]
     cutting = tmp_path / "runsc"
-    cutting.write_text(CUTTING % (driver._binary, cut, file))  # type: ignore[attr-defined]
+    cutting.write_text(CUTTING % (driver._kept, cut, file))  # type: ignore[attr-defined]
     cutting.chmod(0o755)
-    monkeypatch.setattr(driver, "_binary", cutting)
+    command = (str(cutting), *driver._runsc()[1:])  # type: ignore[attr-defined]
+    monkeypatch.setattr(driver, "_runsc", lambda: command)
     with pytest.raises(NodeError, match="has not written all of the checkpoint"):
         machine.wait(machine.node.snapshot(box.id, "cut", memory=True, end=True))
     assert machine.node.snapshots() == []
@@ -70,11 +71,12 @@ def test_a_cut_snapshot_of_a_template_is_not_kept(
 ) -> None:
     driver = machine.node._runtimes["gvisor"]
     cutting = tmp_path / "runsc"
-    cutting.write_text(CUTTING % (driver._binary, "-4096", PAGES))  # type: ignore[attr-defined]
+    cutting.write_text(CUTTING % (driver._kept, "-4096", PAGES))  # type: ignore[attr-defined]
     cutting.chmod(0o755)
     machine.add(base(runtime, build_id="cut-template"))
     with monkeypatch.context() as patched:
-        patched.setattr(driver, "_binary", cutting)
+        command = (str(cutting), *driver._runsc()[1:])  # type: ignore[attr-defined]
+        patched.setattr(driver, "_runsc", lambda: command)
         with pytest.raises(NodeError, match="has not written all of the checkpoint"):
             machine.create("cut-template")
     assert not list((machine.data_dir / "snapshots/cut-template").glob("*/manifest.json"))

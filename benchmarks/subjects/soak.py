@@ -66,7 +66,7 @@ class _Soak:
         self.kills[number] = 1000 * (ended - ran)
 
     def run(self, numbers: range) -> None:
-        """All cycles, some at once. Returns early when it is told to stop."""
+        """All cycles, some at once. Returns early when it is asked to stop."""
         waiting = iter(numbers)
         lock = threading.Lock()
 

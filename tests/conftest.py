@@ -26,15 +26,14 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_leaks_at_the_end() -> Iterator[None]:
+def no_leaks_at_the_end(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The same for nodes that outlive a test."""
+    leaks.temporary.add(str(tmp_path_factory.getbasetemp()))
     for _ in range(2):  # libuv keeps one pipe for all loops of a process from the second loop on
         uvloop.new_event_loop().close()
     yield
     leaks.kept.clear()
-    if not machines.ROOT.exists():
-        return
-    left = leaks.new_since(set(), nodes=True, own=False)
+    left = leaks.new_since(set(), nodes=machines.ROOT.exists(), own=False)
     shutil.rmtree(machines.ROOT, ignore_errors=True)
     if left:
         pytest.fail("left behind at the end:\n  " + "\n  ".join(left), pytrace=False)

@@ -20,6 +20,8 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _PATIENCE = 30.0
 """Seconds for what is tidied up behind an answer."""
 _USED_MARKS = ("runsc", "crun", "sandpit")
+temporary: set[str] = set()
+"""Where this run's temporary directories are: nothing may stay mounted below."""
 kept: set[str] = set()
 """Names of nodes that outlive a test."""
 kept_processes: set[int] = set()
@@ -41,7 +43,8 @@ def _namespaces_and_links() -> set[str]:
 def _mounts() -> set[str]:
     with open("/proc/self/mountinfo") as file:
         points = [line.split(" ", 5)[4] for line in file]
-    return {f"mount {point}" for point in points if point.startswith(f"{ROOT}/")}
+    below = (f"{ROOT}/", *(f"{folder}/" for folder in temporary))
+    return {f"mount {point}" for point in points if point.startswith(below)}
 
 
 def _loops() -> set[str]:
@@ -135,11 +138,11 @@ def holdings(*, nodes: bool, own: bool = True) -> set[str]:
 
     `nodes`: whether nodes have run, so that a look at all places pays. `own`: this process's threads and descriptors count too.
     """
-    found = _processes()
+    found = _processes() | _mounts()
     if own:
         found |= _own()
     if nodes:
-        found |= _namespaces_and_links() | _mounts() | _loops() | _groups() | _tables() | _files()
+        found |= _namespaces_and_links() | _loops() | _groups() | _tables() | _files()
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,19 +18,17 @@ if TYPE_CHECKING:
 Run = Callable[..., str]
 
 
+def mounted(stack: ExitStack, point: Path, *arguments: str) -> None:
+    """Mount with mount(8) until the stack ends. Raises: subprocess.CalledProcessError."""
+    subprocess.run(["mount", *arguments, str(point)], check=True)
+    stack.callback(mounts.unmount, point)
+
+
 def in_root(lower: list[Layer], work: Path) -> Iterator[Run]:
     """Runs bash login shells as `user` in the image, with a writable layer on top that is thrown away."""
     upper, root = work / "tmpfs", work / "root"
     for folder in (upper, root):
         folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "none", upper], check=True)
-    for name in ("up", "wk"):
-        (upper / name).mkdir()
-    lowers = ":".join(str(layer.fs) for layer in reversed(lower))
-    options = f"lowerdir={lowers},upperdir={upper / 'up'},workdir={upper / 'wk'}"
-    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, root], check=True)
-    subprocess.run(["mount", "-t", "proc", "proc", root / "proc"], check=True)
-    subprocess.run(["mount", "--bind", "/dev", root / "dev"], check=True)
 
     def run(script: str, *, user: str = "user", shell: tuple[str, ...] = ("/bin/bash", "-l", "-c")) -> str:
         path = "PATH=/given:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
@@ -39,11 +38,16 @@ def in_root(lower: list[Layer], work: Path) -> Iterator[Run]:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    try:
+    with ExitStack() as stack:
+        mounted(stack, upper, "-t", "tmpfs", "none")
+        for name in ("up", "wk"):
+            (upper / name).mkdir()
+        lowers = ":".join(str(layer.fs) for layer in reversed(lower))
+        options = f"lowerdir={lowers},upperdir={upper / 'up'},workdir={upper / 'wk'}"
+        mounted(stack, root, "-t", "overlay", "-o", options, "overlay")
+        mounted(stack, root / "proc", "-t", "proc", "proc")
+        mounted(stack, root / "dev", "--bind", "/dev")
         yield run
-    finally:
-        for point in (root / "dev", root / "proc", root, upper):
-            mounts.unmount(point)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ A directory, mounted read-only at `/.sandpit` in every sandbox (docs/architectur
     lib/*.so*          every shared library that anything here needs
     lib/python3.X/     the standard library, compiled
     packages/          the locked `guest` dependencies, and sandpit.guest
+    preload/           a library for programs of the sandbox (sandpit.build.preload)
     run.py             the entry point
 """
 
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandpit import programs
+from sandpit.build import preload
 from sandpit.build.layers import locked, sync_file_system
 from sandpit.build.wheels import install_locked, requirements_dir
 from sandpit.private import contents, private
@@ -94,6 +96,7 @@ def closure_key() -> str:
     digest = hashlib.sha256(f"{sys.version} {platform.machine()}".encode())
     inputs = [
         Path(__file__),
+        Path(preload.__file__),
         _interpreter(),
         *_libraries([_interpreter()]).values(),
         requirements_dir() / "guest.lock",
@@ -115,6 +118,9 @@ def _fill(work: Path, cache: Path) -> None:
     _trim_packages(packages)
     _copy_guest(packages / "sandpit")
     (work / "run.py").write_text(_RUN)
+    if platform.machine() == preload.MACHINE:
+        (work / "preload").mkdir()
+        (work / "preload/close_range.so").write_bytes(preload.close_range_library())
     _copy_libraries(work)
     # unchecked: a file system that is read-only, or that shows other times, never makes Python compile again
     command = [sys.executable, "-I", "-m", "compileall", "-q", "-j2", "-r30", "--invalidation-mode", "unchecked-hash"]

@@ -2,7 +2,8 @@
 
 Found at start (docs/architecture.md, the guest): `/` the template's root, read-only; `/.disk` an empty file system whose size is the
 sandbox's disk limit; `/.sandpit` the guest closure; `/proc`, `/sys`, `/dev`; for a sandbox that lived before,
-`/.restore/disk`, which is what it has written (sandpit.guest.disk). Left behind: an overlay of both as `/`, entered as a chroot.
+`/.restore/disk`, which is what it has written (sandpit.guest.disk). Left behind: an overlay of both as `/`, entered as a chroot;
+between the two a layer of what the kernel's faults need (`remedies`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import stat
 from pathlib import Path
 
 from sandpit.guest.disk import DESCRIPTOR, Upper, unpack
+from sandpit.guest.stage1 import remedies
 
 _MS_BIND = 0x1000
 _MS_REC = 0x4000
@@ -22,6 +24,7 @@ _MNT_DETACH = 0x2
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _DISK = Path("/.disk")
 _ROOT = _DISK / "root"
+_REMEDIES = _DISK / "remedies"
 _RESTORE = Path("/.restore/disk")
 _HIDDEN = (".disk", ".restore")
 _KEPT = (".sandpit", "proc", "sys", "dev")
@@ -37,7 +40,8 @@ def enter() -> None:
     opened = os.open(_DISK / "upper", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     Upper.descriptor = os.dup2(opened, DESCRIPTOR, inheritable=False)
     os.close(opened)
-    _mount("overlay", _ROOT, "overlay", 0, f"lowerdir=/,upperdir={_DISK}/upper,workdir={_DISK}/work")
+    lower = f"{_REMEDIES}:/" if remedies.correct_close_range(_REMEDIES) else "/"
+    _mount("overlay", _ROOT, "overlay", 0, f"lowerdir={lower},upperdir={_DISK}/upper,workdir={_DISK}/work")
     for name in _KEPT:
         target = _ROOT / name
         if target.is_symlink() or (target.exists() and not target.is_dir()):
@@ -58,6 +62,7 @@ def enter() -> None:
             path.mkdir()
             path.chmod(mode)
     _refuse_user_namespaces()
+    remedies.spare_text()
 
 
 def _refuse_user_namespaces() -> None:

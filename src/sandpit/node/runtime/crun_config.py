@@ -64,9 +64,9 @@ def _mounts(plan: Plan, stage: Path) -> list[dict[str, Any]]:
         },
         {
             "destination": "/sys",
-            "type": "tmpfs",
-            "source": "sys",
-            "options": ["nosuid", "nodev", "noexec", "ro", "size=0"],
+            "type": "bind",
+            "source": str(stage / crun_stage.SYS),
+            "options": ["bind", "ro", "nosuid", "nodev", "noexec"],
         },
         {
             "destination": "/proc/sys/kernel/random/boot_id",  # else the host's, and the same after a boot

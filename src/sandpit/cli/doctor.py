@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from sandpit.cli import checks_host, checks_kernel, checks_server
+from sandpit.cli import checks_host, checks_kernel, checks_server, checks_tls
 from sandpit.cli.checks import perform
 from sandpit.cli.local import load_settings
 
@@ -21,7 +21,13 @@ def doctor(*, as_json: bool) -> None:
     settings = load_settings()
     results = [
         (check, perform(check, settings))
-        for check in (*checks_host.FIRST, *checks_kernel.CHECKS, *checks_host.LAST, *checks_server.CHECKS)
+        for check in (
+            *checks_host.FIRST,
+            *checks_kernel.CHECKS,
+            *checks_host.LAST,
+            *checks_tls.CHECKS,
+            *checks_server.CHECKS,
+        )
     ]
     failed = [check.name for check, result in results if result.state == "failed"]
     if as_json:

@@ -96,6 +96,7 @@ def test_musl_root(machine: Machine, runtime: str, layer: tuple[str, Path]) -> N
     box = sandbox(machine, runtime, key)
     try:
         assert "musl" in box.sh("ls /lib /usr/lib; ls /lib/*/ | cat")
+        assert "ld.so.preload" not in box.sh("ls /etc"), "it is glibc's"
         assert box.sh("id -u") == "0"
         assert box.sh("id -u", user="guest") == "405"
         assert box.sh("cat /etc/resolv.conf") == "nameserver 169.254.0.22"

@@ -125,6 +125,15 @@ def test_a_server_that_does_not_answer_takes_little_time(monkeypatch: pytest.Mon
     wait_for_threads()
 
 
+def test_npms_registry_is_asked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("npm_config_registry", "NPM_CONFIG_REGISTRY"):
+        monkeypatch.delenv(name, raising=False)
+    settings = tmp_path / "npmrc"
+    settings.write_text("audit=false\nregistry = https://registry.example.net:8443/npm/\n")
+    monkeypatch.setenv("NPM_CONFIG_USERCONFIG", str(settings))
+    assert ("registry.example.net", 8443) in checks_tls._hosts()
+
+
 def test_offline_nothing_is_found() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

@@ -10,6 +10,7 @@ import time
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandpit.build.pipconfig import uv_environment
@@ -26,7 +27,8 @@ _TEST_NAME = "example.com"
 _CONNECT_SECONDS = 3.0
 _TOTAL_SECONDS = 8.0
 """For all hosts together: looking up a name cannot be broken off, so it is left behind."""
-_INDEXES = ("UV_DEFAULT_INDEX", "UV_INDEX", "PIP_INDEX_URL", "npm_config_registry", "NPM_CONFIG_REGISTRY")
+_INDEXES = ("UV_DEFAULT_INDEX", "UV_INDEX")
+_MOST_HOSTS = 8
 _SETTING = (
     "set SANDPIT_PASS_HOST_CA=true (`pass_host_ca = true` in sandpit.toml) and restart the server: sandboxes and template "
     "builds then trust this machine's authorities (docs/network.md)"
@@ -141,14 +143,27 @@ def _own_authorities() -> ssl.SSLContext:
 
 def _hosts() -> list[tuple[str, int]]:
     """Where packages come from, as far as this machine is configured for it, and a well-known name."""
-    settings = uv_environment(os.environ)
     addresses = []
-    for name in _INDEXES:
-        for url in settings.get(name, "").split():
-            parts = urllib.parse.urlsplit(url)
-            if parts.scheme == "https" and parts.hostname:
-                addresses.append((parts.hostname, parts.port or 443))
-    return list(dict.fromkeys([*addresses, (_TEST_NAME, 443)]))
+    for url in (*_pip_indexes(), *_npm_registries()):
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme == "https" and parts.hostname:
+            addresses.append((parts.hostname, parts.port or 443))
+    return list(dict.fromkeys([*addresses[:_MOST_HOSTS], (_TEST_NAME, 443)]))
+
+
+def _pip_indexes() -> list[str]:
+    settings = uv_environment(os.environ)
+    return [url for name in _INDEXES for url in settings.get(name, "").split()]
+
+
+def _npm_registries() -> list[str]:
+    """As npm's variables and files name them (npmrc(5))."""
+    found = [os.environ.get(name, "") for name in ("npm_config_registry", "NPM_CONFIG_REGISTRY")]
+    for file in (Path(os.environ.get("NPM_CONFIG_USERCONFIG") or Path.home() / ".npmrc"), Path("/etc/npmrc")):
+        lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
+        settings = (line.partition("=") for line in lines)
+        found += [value.strip() for name, _, value in settings if name.strip() == "registry"]
+    return found
 
 
 CHECKS = (Check("inspected TLS", _inspected, "", required=False),)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.machines import wait_for
+from tests.machines import Machine, wait_for
+from tests.node.conftest import base
 
 from sandpit.node.contract import NodeError
 from sandpit.node.memoryguard import RESERVE_MB, chosen
@@ -15,7 +19,7 @@ from sandpit.node.runtime.base import GuestProcess
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.machines import Box, Machine
+    from tests.machines import Box
 
     from sandpit.node.contract import GuestEvent
 
@@ -129,7 +133,8 @@ def test_a_storm(box: Box, machine: Machine) -> None:
             assert box.sh("echo on") == "on"
     except NodeError:
         wait_for(lambda: box.id in machine.gone)
-    assert machine.gone.get(box.id, "").startswith(("", "out of memory", "too many processes"))
+    if box.id in machine.gone:
+        assert machine.gone[box.id].startswith(("out of memory", "too many processes"))
 
 
 def test_a_guest_that_does_not_cooperate(box: Box) -> None:
@@ -141,6 +146,38 @@ def test_a_guest_that_does_not_cooperate(box: Box) -> None:
     wait_for(lambda: sandbox.memory_kills > 0)
     wait_for(lambda: held_mb(box) < MEMORY_MB)
     assert sandbox.process.alive()
+
+
+def test_what_watches_ends_with_the_sandbox(create: Create) -> None:
+    before = alarms()
+    box = create()
+    assert alarms() == before + 1
+    box.kill()
+    wait_for(lambda: alarms() == before)
+
+
+def test_it_is_watched_after_the_servers_end(runtime: str) -> None:
+    machine = Machine.make([base(runtime, memory_mb=MEMORY_MB)])
+    machine.start()
+    try:
+        box = machine.create(f"base-{runtime}")
+        machine.stop(kill_sandboxes=False)
+        [found] = machine.start()
+        box = machine.box(found)
+        box.sh(f"cat > /root/take.py <<'END'\n{TAKE}\nEND")
+        assert box.sh("python3 /root/take.py 2000; echo status $?").splitlines()[-1] == "status 137"
+    finally:
+        machine.stop()
+        machine.remove()
+
+
+def alarms() -> int:
+    """Event descriptors of this process."""
+    found = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += os.readlink(link) == "anon_inode:[eventfd]"
+    return found
 
 
 def process(pid: int, resident_mb: int, adjustment: int = 0, name: str = "python3") -> GuestProcess:

@@ -172,7 +172,7 @@ class LocalNode:
                 sandbox.record().write(directory)
             await self._firewall.set_policy(sandbox.slot.link, sandbox.slot.outer, sandbox.policy)
             self._launcher.wake(sandbox)
-            self._launcher.guard(sandbox)
+            self._guard(sandbox)
             self._keep(sandbox)
         # An earlier process may have frozen some, and not lived to end or thaw them.
         await asyncio.gather(*(self._snapshotter.go_on(sandbox) for sandbox in self._sandboxes.values()))
@@ -181,6 +181,13 @@ class LocalNode:
         overseer = Overseer(self._load, self._idling, self._admission, self._pools)
         self._standing.spawn(overseer.run(lambda: list(self._sandboxes.values())), "looking at the load")
         return [sandbox.running() for sandbox in self._sandboxes.values()]
+
+    def _guard(self, sandbox: Sandbox) -> None:
+        """Look after the memory of one that goes on; it may be dying."""
+        try:
+            self._launcher.guard(sandbox)
+        except OSError as error:
+            log.error("the memory of sandbox %s is not looked after: %s", sandbox.sandbox_id, error)
 
     def kill_now(self) -> None:
         """Have every sandbox die, without waiting for anything: for a server that cannot stop in order. Blocking; from any thread."""

@@ -33,7 +33,7 @@ measured), and the sentry's work meanwhile."""
 _GROWTH = 1e9
 """Bytes a second by which one processor can make a sandbox grow."""
 _LOOK_SECONDS = (0.01, 1.0)
-"""The shortest and the longest time between two looks at one whose usage, page cache included, is above its memory."""
+"""The shortest and the longest time between two looks at a sandbox."""
 _KERNEL_PART = 8
 """From this part of the memory on (an eighth), the kernel is asked to reclaim its own before anybody is killed for it."""
 _TICK_SECONDS = 0.01
@@ -124,33 +124,26 @@ async def _watched(guarded: Guarded, alarm: Alarm) -> None:
         loop.add_reader(alarm.fileno(), rang.set)
         try:
             with contextlib.suppress(OSError):  # its group is gone
-                while True:
+                while await _within(guarded, guarded.memory.look()):
+                    # What comes from here on is heard, so nothing is missed while we sleep.
                     rang.clear()
                     alarm.clear()
                     held = guarded.memory.look()
-                    if not await _within(guarded, held):
-                        return
-                    await _time_to_look(rang, _pause(guarded.bounds, guarded.memory.look()))
+                    await asyncio.sleep(_pause(guarded.bounds, held.needed))
+                    if held.usage < guarded.bounds.memory:
+                        await rang.wait()
         finally:
             loop.remove_reader(alarm.fileno())
     finally:
         alarm.close()
 
 
-def _pause(limits: Bounds, held: Held) -> float | None:
-    """Seconds until a sandbox can have grown by a quarter of its reserve beyond its memory; None if the alarm comes first."""
-    if held.usage < limits.memory:
-        return None
-    room = limits.memory + (limits.hard - limits.memory) / 4 - held.needed
+def _pause(limits: Bounds, needed: int) -> float:
+    """Seconds in which a sandbox cannot grow by a quarter of its reserve beyond its memory: until then there is no need to look, however
+    often the alarm rings."""
+    room = limits.memory + (limits.hard - limits.memory) / 4 - needed
     shortest, longest = _LOOK_SECONDS
     return min(longest, max(shortest, room / limits.growth))
-
-
-async def _time_to_look(rang: asyncio.Event, pause: float | None) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(pause):
-            await rang.wait()
-    await asyncio.sleep(_LOOK_SECONDS[0])  # usage may go up and down around the threshold
 
 
 async def _within(guarded: Guarded, held: Held) -> bool:

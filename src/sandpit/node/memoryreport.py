@@ -41,7 +41,9 @@ class MemoryReport:
 
 
 async def _told(sandbox: Sandbox, pid: int) -> None:
-    """Agents of earlier servers, and those that do not answer, need not know."""
+    """Agents of earlier servers, and those that do not answer, need not know. No connection may be open while a checkpoint is taken."""
+    if sandbox.busy.locked():
+        return
     with contextlib.suppress(AgentUnavailable):
         await sandbox.agent.killed(pid)
 

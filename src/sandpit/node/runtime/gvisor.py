@@ -199,14 +199,14 @@ class Gvisor:
         self._write_bundle(plan)
         arguments = ("--detach", "--bundle", str(plan.bundle), plan.container_id)
         await self._run(plan, "run", *arguments, stdin=plan.handover)
-        return self._sandbox_process(plan.container_id)
+        return self._begun(plan.container_id)
 
     async def restore(self, plan: Plan, image: Path) -> ProcessId:
         """See Runtime."""
         self._write_bundle(plan)
         arguments = ("--detach", "--bundle", str(plan.bundle), "--image-path", str(image))
         await self._run(plan, "restore", *arguments, plan.container_id)
-        return self._sandbox_process(plan.container_id)
+        return self._begun(plan.container_id)
 
     async def checkpoint(self, container_id: str, image: Path, *, leave_running: bool) -> None:
         """See Runtime."""
@@ -348,6 +348,16 @@ class Gvisor:
             raise RuntimeFailed(f"runsc keeps no record of container {container_id}")
         record: dict[str, Any] = json.loads(states[0].read_text())
         return record
+
+    def _begun(self, container_id: str) -> ProcessId:
+        """The sentry of a sandbox that has just been started.
+
+        When the kernel must kill in it, the sentry is what frees memory. The processes that it runs the guest's code in look larger; when
+        one of them is killed, the guest's process hangs, and its memory stays in the sentry's file (measured).
+        """
+        process = self._sandbox_process(container_id)
+        process.die_first()
+        return process
 
     def _sandbox_process(self, container_id: str) -> ProcessId:
         """The sandbox's host process."""

@@ -116,6 +116,17 @@ async def test_set_timeout_decides_alone(flavour: Flavour, team: Team) -> None:
             await got(sandbox.filesystem.read("/etc/hosts"))
 
 
+@async_only
+async def test_an_end_for_want_of_memory_is_told(flavour: Flavour, team: Team) -> None:
+    """By files in memory, which are nobody's; also to who waits for a command in it."""
+    async with opened(flavour) as sandbox:
+        fill = "while :; do sudo dd if=/dev/zero of=/mnt/$((n = n + 1)) bs=1M count=50; done"
+        with pytest.raises(SandboxNotFoundException, match="has ended: out of memory"):
+            await got(sandbox.process.start_and_wait(f"sudo mount -t tmpfs memory /mnt && {fill}"))
+        with pytest.raises(SandboxNotFoundException, match="has ended: out of memory"):
+            await got(sandbox.filesystem.read("/etc/hosts"))
+
+
 async def test_closed_and_killed(flavour: Flavour) -> None:
     async with opened(flavour) as sandbox:
         waiting = await got(sandbox.process.start("sleep 600"))

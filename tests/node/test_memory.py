@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import time
@@ -9,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.machines import Machine, wait_for
+from tests.machines import Machine, new_name, wait_for
 from tests.node.conftest import base
 
+from sandpit.node.cgroups import Cgroup, LimitValues
 from sandpit.node.contract import NodeError
-from sandpit.node.memoryguard import RESERVE_MB, chosen
+from sandpit.node.memoryguard import RESERVE_MB, Bounds, Guarded, MemoryGuard, chosen
 from sandpit.node.runtime.base import GuestProcess
+from sandpit.node.runtime.crun import Crun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,6 +157,23 @@ def test_what_watches_ends_with_the_sandbox(create: Create) -> None:
     assert alarms() == before + 1
     box.kill()
     wait_for(lambda: alarms() == before)
+
+
+async def test_a_watch_that_never_began_leaves_nothing(built_images: None, tmp_path: Path) -> None:
+    """One that is ended before its first step."""
+    before, group, guard = alarms(), Cgroup(f"/{new_name()}"), MemoryGuard()
+    group.create(LimitValues(1, 64, 64))
+    try:
+        driver = Crun(Path("/usr/bin/true"), tmp_path)  # nobody asks it for anything
+        limits = Bounds(64 * MIB, 128 * MIB, 1e9)
+        for _ in range(3):
+            guard.watch(Guarded("c1", group, driver, limits, asyncio.Lock(), lambda _: None, lambda: None))
+            assert alarms() > before
+            guard.forget("c1")
+        await guard.close()
+        assert alarms() == before
+    finally:
+        group.remove()
 
 
 def test_it_is_watched_after_the_servers_end(runtime: str) -> None:

@@ -13,7 +13,6 @@ sandbox: here, or by the kernel at the hard limit. docs/memory.md has figures an
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
@@ -102,8 +101,9 @@ class MemoryGuard:
         """Set the limits of a sandbox, and look after its memory until `forget`. Raises: OSError: then it must not run."""
         guarded.memory.set_limits(guarded.bounds.memory, guarded.bounds.hard)
         alarm = guarded.memory.alarm(guarded.bounds.memory)
-        watch = _watched(guarded, alarm)
-        self._watches[guarded.container_id] = self._tasks.spawn(watch, f"memory of {guarded.container_id}")
+        watch = self._tasks.spawn(_watched(guarded, alarm), f"memory of {guarded.container_id}")
+        watch.add_done_callback(lambda _: alarm.close())  # it may be cancelled before its first step
+        self._watches[guarded.container_id] = watch
 
     def forget(self, container_id: str) -> None:
         """Look after a sandbox no longer; one that is not watched is no error."""
@@ -120,22 +120,20 @@ async def _watched(guarded: Guarded, alarm: Alarm) -> None:
     """Look when it is time, until the sandbox is gone."""
     rang = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.add_reader(alarm.fileno(), rang.set)
     try:
-        loop.add_reader(alarm.fileno(), rang.set)
-        try:
-            with contextlib.suppress(OSError):  # its group is gone
-                while await _within(guarded, guarded.memory.look()):
-                    # What comes from here on is heard, so nothing is missed while we sleep.
-                    rang.clear()
-                    alarm.clear()
-                    held = guarded.memory.look()
-                    await asyncio.sleep(_pause(guarded.bounds, held.needed))
-                    if held.usage < guarded.bounds.memory:
-                        await rang.wait()
-        finally:
-            loop.remove_reader(alarm.fileno())
+        while await _within(guarded, guarded.memory.look()):
+            # What comes from here on is heard, so nothing is missed while we sleep.
+            rang.clear()
+            alarm.clear()
+            held = guarded.memory.look()
+            await asyncio.sleep(_pause(guarded.bounds, held.needed))
+            if held.usage < guarded.bounds.memory:
+                await rang.wait()
+    except OSError as error:
+        log.debug("memory of %s: its group is gone: %s", guarded.container_id, error)
     finally:
-        alarm.close()
+        loop.remove_reader(alarm.fileno())
 
 
 def _pause(limits: Bounds, needed: int) -> float:
@@ -156,6 +154,8 @@ async def _within(guarded: Guarded, held: Held) -> bool:
                 return True
     except TimeoutError:
         pass
+    if guarded.busy.locked():  # frozen, it can neither tell nor die; the host's kernel has the last word
+        return True
     guarded.doomed()
     return False
 

@@ -93,8 +93,8 @@ def test_fast_ones_at_once(box: Box) -> None:
     """Several that write to new memory as fast as the machine can: all that is too much dies, and nothing else."""
     start(box, 20)
     wait_for(lambda: "has it" in box.sh("cat /root/out.20"))
-    commands = " & ".join(f"python3 /root/take.py {1500 + number}; echo $? >> /root/statuses" for number in range(4))
-    assert box.run(f"{commands} & wait")[0] == 0
+    commands = " ".join(f"(python3 /root/take.py {1500 + number}; echo $? >> /root/statuses) &" for number in range(4))
+    assert box.run(f"{commands} wait")[0] == 0
     assert box.sh("cat /root/statuses").split() == ["137"] * 4
     assert box.sh("pgrep -f 'take.py 20'")
     sandbox = box.machine.node._sandboxes[box.id]

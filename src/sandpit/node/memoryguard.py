@@ -36,8 +36,8 @@ _LOOK_SECONDS = (0.01, 1.0)
 _KERNEL_PART = 8
 """From this part of the memory on (an eighth), the kernel is asked to reclaim its own before anybody is killed for it."""
 _TICK_SECONDS = 0.01
-_PATIENCE_SECONDS = 2.0
-"""How long a process that was killed may take to give its memory back, while the sandbox does not grow."""
+_PATIENCE_SECONDS = 0.5
+"""How long nothing may come back of the memory of those that were killed, before the next one is."""
 _EPISODE_SECONDS = 20.0
 """How long a sandbox may be above its memory without interruption."""
 _TRIES = 3
@@ -226,8 +226,12 @@ def _score(process: GuestProcess, memory: int) -> int:
 
 
 async def _settled(guarded: Guarded, needed: int) -> None:
-    """Wait for what was killed to give its memory back, unless others take a part of the reserve beyond `needed` bytes, or for too long."""
+    """Wait while what was killed gives its memory back, unless others take an eighth of the reserve beyond `needed` bytes meanwhile."""
     alarming = needed + (guarded.bounds.hard - guarded.bounds.memory) // 8
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while guarded.bounds.memory < guarded.memory.look().needed < alarming and time.monotonic() < deadline:
+    least, fallen = needed, time.monotonic()
+    while guarded.bounds.memory < (now := guarded.memory.look().needed) < alarming:
+        if now < least:
+            least, fallen = now, time.monotonic()
+        elif time.monotonic() - fallen > _PATIENCE_SECONDS:
+            return
         await asyncio.sleep(_TICK_SECONDS)

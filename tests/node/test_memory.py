@@ -116,7 +116,7 @@ def test_memory_that_no_process_has(box: Box, machine: Machine, runtime: str) ->
         pytest.skip("all file systems in memory are smaller than the sandbox's")
     box.sh("mkdir /root/memory && mount -t tmpfs memory /root/memory")
     try:
-        for number in range(40):
+        for number in range(100):
             box.run(f"dd if=/dev/zero of=/root/memory/{number} bs=1M count=100")
     except NodeError:
         pass

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,11 @@ from tests.node.conftest import base
 from sandpit.node.cgroups import Cgroup, LimitValues
 from sandpit.node.contract import NodeError
 from sandpit.node.memoryguard import RESERVE_MB, Bounds, Guarded, MemoryGuard, chosen
-from sandpit.node.runtime.base import GuestProcess
+from sandpit.node.runtime import gvisor_control
+from sandpit.node.runtime.base import GuestProcess, RuntimeFailed
 from sandpit.node.runtime.crun import Crun
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.machines import Box
 
     from sandpit.node.contract import GuestEvent
@@ -198,6 +198,54 @@ def alarms() -> int:
         with contextlib.suppress(FileNotFoundError):
             found += os.readlink(link) == "anon_inode:[eventfd]"
     return found
+
+
+Sentry = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def sentry_that_says(*pieces: bytes) -> Sentry:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        with contextlib.suppress(ConnectionError):
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+        writer.close()
+
+    return answer
+
+
+STATUS = (
+    b'{"exe":"/x","args":["\\"status\\":{\\"pid\\":9}"],"status":{"comm":"a","pid":7,"ppid":1,"vm_rss":2048},"maps":[]}'
+)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "found"),
+    [
+        ((b'{"success":true,"err":"","result":[', STATUS, b"]}"), [(7, 2 << 20)]),
+        (tuple(bytes([byte]) for byte in STATUS), [(7, 2 << 20)]),
+        ((STATUS.replace(b'"maps":[]', b'"maps":[' + b"0," * 400_000 + b"0]"), STATUS), [(7, 2 << 20)] * 2),
+        ((b'"status":{"pid":"7"}', b'"status":{"pid":7,"vm_rss":-1}', b'"status":[' * 500, b'"status":'), []),
+    ],
+)
+async def test_what_a_sentry_says_is_read_in_pieces(
+    tmp_path: Path, pieces: tuple[bytes, ...], found: list[tuple[int, int]]
+) -> None:
+    server = await asyncio.start_unix_server(sentry_that_says(*pieces), tmp_path / "sentry")
+    async with server:
+        processes = await gvisor_control.processes(tmp_path / "sentry")
+    assert [(process.pid, process.resident) for process in processes] == found
+
+
+async def test_a_sentry_that_says_nothing_or_too_much(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeFailed):
+        await gvisor_control.processes(tmp_path / "none")
+    for pieces in ((), (b"0" * MIB,) * 70):
+        path = tmp_path / f"sentry{len(pieces)}"
+        async with await asyncio.start_unix_server(sentry_that_says(*pieces), path):
+            with pytest.raises(RuntimeFailed):
+                await gvisor_control.processes(path)
 
 
 def process(pid: int, resident_mb: int, adjustment: int = 0, name: str = "python3") -> GuestProcess:

@@ -21,6 +21,7 @@ class MemoryDirectory:
 
     def __init__(self) -> None:
         self.running: dict[str, Target] = {}
+        self.reasons: dict[str, str] = {}
         self.callbacks: list[Callable[[str], None]] = []
         self.waiting: dict[str, asyncio.Event] = {}
         self.wakes: list[str] = []
@@ -34,7 +35,12 @@ class MemoryDirectory:
         self.running[sandbox_id] = target
         return target
 
-    def kill(self, sandbox_id: str = SANDBOX) -> None:
+    def why_gone(self, sandbox_id: str) -> str:
+        return self.reasons.get(sandbox_id, "")
+
+    def kill(self, sandbox_id: str = SANDBOX, why: str = "") -> None:
+        """It ends; `why`, if on its own."""
+        self.reasons[sandbox_id] = why
         del self.running[sandbox_id]
         self._tell(sandbox_id)
         self._settled(sandbox_id)

@@ -263,3 +263,51 @@ async def test_upgrades_that_would_bypass_the_gate_are_not_asked_for(edge: Edge,
             assert (await client.answer())[2] == b"ok"
         assert b"upgrade" not in seen[0].lower()
         assert b"http2-settings" not in seen[0].lower()
+
+
+OUT_OF_MEMORY = "out of memory (limit 512 MiB)"
+CONNECT = b"HTTP/1.1 200 OK\r\nContent-Type: application/connect+json\r\nTransfer-Encoding: chunked\r\n\r\n"
+LINES = CONNECT.replace(b"connect+json", b"x-ndjson")
+
+
+@pytest.mark.parametrize(
+    ("port", "beginning"), [(49983, CONNECT + b"4\r\npart\r\n"), (49999, LINES + b"4\r\npart\r\n")]
+)
+@pytest.mark.parametrize("closes", [False, True])
+async def test_the_last_words_of_a_sandbox_that_ended_on_its_own(
+    directory: MemoryDirectory, edge: Edge, port: int, beginning: bytes, closes: bool
+) -> None:
+    """A stream says why, also when its server's connection was closed a moment before."""
+    server = Server(beginning)
+    async with serving(server, port=port), raw(edge, request(port)) as client:
+        await client.head()
+        await client.reader.readuntil(b"part\r\n")
+        if closes:
+            assert server.writer
+            reset(server.writer)
+            await asyncio.sleep(0.1)
+        directory.kill(SANDBOX, OUT_OF_MEMORY)
+        rest = await client.rest()
+        assert f"The sandbox ended: {OUT_OF_MEMORY}".encode() in rest
+        assert rest.endswith(b"\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("beginning", [CONNECT + b"4\r\npar", LINES, CONNECT.replace(b"connect+json", b"json")])
+async def test_no_last_words_where_they_could_be_mistaken(
+    directory: MemoryDirectory, edge: Edge, beginning: bytes
+) -> None:
+    """Within a message, in another server's format, in a format without errors."""
+    async with serving(Server(beginning), port=49983), raw(edge, request(49983)) as client:
+        await client.head()
+        await asyncio.sleep(0.05)
+        directory.kill(SANDBOX, OUT_OF_MEMORY)
+        with pytest.raises(ConnectionResetError):
+            await client.rest()
+
+
+async def test_who_comes_later_is_told_why_a_sandbox_ended(directory: MemoryDirectory, edge: Edge) -> None:
+    directory.kill(SANDBOX, OUT_OF_MEMORY)
+    async with raw(edge, request(49983, "/health")) as client:
+        status, _, body = await client.answer()
+        message = json.loads(body)["message"]
+        assert (status, message) == (502, f"The sandbox ended: {OUT_OF_MEMORY}. It was not found")

@@ -211,7 +211,7 @@ SPELLINGS = [
     "/init", "//init", "/%69nit", "/./init", "/x/../init", "/init/", "/INIT", "/Init?x=1", "/init?", "/%2e/init",
     "/%2finit", "/..//init", "/a/b/../../init", "/%2569nit", "/init;a=b", "/;a/init", "\\init"[0:0] + "/%5cinit",
     "/init%20", "/%09init", "/init/x", "/init%00", "/x/%2e%2e/init", "/init/../init", "/init%2f", "/init%3fx",
-    "/freeze", "/unfreeze", "/disk", "/changes", "/journal", "/collapse", "/fsfreeze", "/fsthaw", "/upgrade",
+    "/freeze", "/unfreeze", "/disk", "/changes", "/journal", "/memory", "/collapse", "/fsfreeze", "/fsthaw", "/upgrade",
     "/init/../health", "/%EF%BD%89nit",
     "/%252525252569nit", "http://127.0.0.1/init", "HTTP://127.0.0.1//init", "http://127.0.0.1/%69nit?a",
 ]  # fmt: skip

@@ -53,7 +53,7 @@ def test_control_calls_are_for_the_gateway(guarded_agent: Any, path: str) -> Non
 
 CONTROL = [
     ("POST", "/init"), ("POST", "/freeze"), ("POST", "/unfreeze"), ("GET", "/disk"), ("GET", "/changes"), ("POST", "/changes"),
-    ("GET", "/journal?after=0"),
+    ("GET", "/journal?after=0"), ("POST", "/memory?killed=7"),
 ]  # fmt: skip
 
 

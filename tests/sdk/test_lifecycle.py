@@ -116,6 +116,23 @@ async def test_set_timeout_decides_alone(flavour: Flavour, team: Team) -> None:
             await got(sandbox.filesystem.read("/etc/hosts"))
 
 
+async def fill(sandbox: Any) -> None:
+    """Write files in memory; who writes dies first."""
+    for number in range(100):
+        await got(sandbox.process.start_and_wait(f"sudo dd if=/dev/zero of=/mnt/{number} bs=1M count=100"))
+
+
+@async_only
+async def test_an_end_for_want_of_memory_is_told(flavour: Flavour, team: Team) -> None:
+    """By files in memory, which are nobody's; also to who waits for a command in it."""
+    async with opened(flavour) as sandbox:
+        await got(sandbox.process.start_and_wait("sudo mount -t tmpfs memory /mnt"))
+        with pytest.raises(SandboxNotFoundException, match="has ended: out of memory"):
+            await fill(sandbox)
+        with pytest.raises(SandboxNotFoundException, match="has ended: out of memory"):
+            await got(sandbox.filesystem.read("/etc/hosts"))
+
+
 async def test_closed_and_killed(flavour: Flavour) -> None:
     async with opened(flavour) as sandbox:
         waiting = await got(sandbox.process.start("sleep 600"))

@@ -73,12 +73,12 @@ class Workshop:
         """What else than its own exit status has ended a step, if that is known."""
         if self._kills() > self._killed:
             return f"out of memory: the template has {self._sandbox.image.memory_mb} MiB"
-        return None if self._sandbox.process.alive() else "the sandbox of the build ended"
+        return None if self._sandbox.process.alive() else self._sandbox.doom or "the sandbox of the build ended"
 
     def _kills(self) -> int:
         """How many processes were ended for want of memory."""
         try:
-            return self._sandbox.cgroup.usage().out_of_memory_kills
+            return self._sandbox.memory_kills + self._sandbox.cgroup.usage().out_of_memory_kills
         except OSError:
             return self._killed
 

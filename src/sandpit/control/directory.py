@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
 
     from sandpit.edge.directory import Target
 
+_REMEMBERED = 10_000
+"""Sandboxes that ended on their own, the latest: some 200 bytes each."""
+
 
 class LiveDirectory:
     """Running sandboxes by id. Implements `sandpit.edge.directory.Directory`."""
@@ -17,6 +21,8 @@ class LiveDirectory:
     def __init__(self) -> None:
         self._targets: dict[str, Target] = {}
         self._callbacks: list[Callable[[str], None]] = []
+        self._reasons: OrderedDict[str, str] = OrderedDict()
+        """Why sandboxes ended on their own."""
         self.waker: Callable[[str], Awaitable[None]] | None = None
         """Waits for a sandbox's transition, or resumes it if it is asleep. Raises: WakeRefusedError."""
         self.toucher: Callable[[str], None] | None = None
@@ -34,6 +40,9 @@ class LiveDirectory:
 
     def on_gone(self, callback: Callable[[str], None]) -> None:
         self._callbacks.append(callback)
+
+    def why_gone(self, sandbox_id: str) -> str:
+        return self._reasons.get(sandbox_id, "")
 
     def add(self, target: Target) -> None:
         """A sandbox runs."""
@@ -60,8 +69,12 @@ class LiveDirectory:
         if (target := self._targets.get(sandbox_id)) is not None:
             self._targets[sandbox_id] = replace(target, state="running")
 
-    def remove(self, sandbox_id: str) -> None:
-        """A sandbox stops running: whoever asked is told now."""
+    def remove(self, sandbox_id: str, why: str = "") -> None:
+        """A sandbox stops running: whoever asked is told now; `why`, if it ended on its own."""
+        if why:
+            self._reasons[sandbox_id] = why
+            while len(self._reasons) > _REMEMBERED:
+                self._reasons.popitem(last=False)
         if self._targets.pop(sandbox_id, None) is not None:
             self._tell(sandbox_id)
 

@@ -47,11 +47,11 @@ class Ending:
                     return False
                 if only_when_due and live.state == "running" and not self._core.is_due(live):
                     return False
-                self._begin(live, reason)
+                self._begin(live, reason, on_its_own=not on_node)
         async with live.ending:
             if live.state == "ended":
                 return False
-            self._begin(live, reason)
+            self._begin(live, reason, on_its_own=not on_node)
             try:
                 if on_node:
                     await self._kill_on_node(live.sandbox_id)
@@ -62,14 +62,14 @@ class Ending:
                 raise
             return True
 
-    def _begin(self, live: Live, reason: str) -> None:
+    def _begin(self, live: Live, reason: str, *, on_its_own: bool) -> None:
         """From here on it only ends."""
         if live.state == "ended":
             return
         live.become("ending")
         live.end_reason = live.end_reason or reason
         live.deadline = min(live.deadline, self._core.expiry.now())
-        self._core.directory.remove(live.sandbox_id)
+        self._core.directory.remove(live.sandbox_id, reason if on_its_own else "")
         live.interrupt()
 
     async def _close(self, live: Live, *, on_node: bool) -> None:

@@ -92,6 +92,20 @@ class AnswerBody:
             return b"".join(body.pieces), end
         return data if end == len(data) else data[:end], end
 
+    @property
+    def content_type(self) -> bytes:
+        """Empty without one."""
+        return self._response.fields.get(b"content-type", b"")
+
+    def complete(self, words: bytes) -> bytes | None:
+        """What ends the body for the client with `words` of ours; None where they could not be told from the server's last ones.
+
+        The servers in sandboxes that have last words (`farewell`) send each message in chunks of its own.
+        """
+        if not (isinstance(self._body, ChunkedBody) and self._chunked and self._body.between):
+            return None
+        return b"%x\r\n%b\r\n0\r\n\r\n" % (len(words), words)
+
     def end(self) -> bytes | None:
         """The server closed the connection: what completes the body for the client, None if it is cut short."""
         if not isinstance(self._body, EndlessBody):

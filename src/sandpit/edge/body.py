@@ -73,6 +73,11 @@ class ChunkedBody:
         self._line = b""
         self._trailers = 0
 
+    @property
+    def between(self) -> bool:
+        """Whether what came so far ends with a complete chunk, or is nothing."""
+        return self._state is _State.SIZE and not self._line
+
     def feed(self, data: bytes, start: int = 0) -> int:
         self.pieces = []
         size = len(data)

@@ -103,7 +103,7 @@ class Connector:
             message = "The sandbox could not be resumed"
             raise Refusal(500, message, title=title, sandbox_id=target.sandbox_id) from error
         if found is None:
-            raise sandbox_not_found(target.sandbox_id)
+            raise sandbox_not_found(target.sandbox_id, directory.why_gone(target.sandbox_id))
         self.route = replace(self.route, target=found)
 
     async def _dial(self, asker: Asker) -> None:

@@ -42,7 +42,7 @@ def unreachable(route: Route, directory: Directory) -> Refusal:
     sandbox_id = route.target.sandbox_id
     found = directory.find(sandbox_id)
     if found is None or found.state != "running":
-        return sandbox_not_found(sandbox_id)
+        return sandbox_not_found(sandbox_id, directory.why_gone(sandbox_id))
     return port_closed(sandbox_id, route.port)
 
 
@@ -53,5 +53,5 @@ def broken(route: Route, directory: Directory, what: str) -> Refusal:
     sandbox_id = route.target.sandbox_id
     found = directory.find(sandbox_id)
     if found is None or found.state != "running":
-        return sandbox_not_found(sandbox_id)
+        return sandbox_not_found(sandbox_id, directory.why_gone(sandbox_id))
     return broken_answer(sandbox_id, route.port, what)

@@ -48,6 +48,9 @@ class Directory(Protocol):
     def find(self, sandbox_id: str) -> Target | None:
         """The sandbox with this id, if it runs or a request may wait for it; else None (unknown, killed, paused)."""
 
+    def why_gone(self, sandbox_id: str) -> str:
+        """Why a sandbox ended on its own, for instance `out of memory (limit 512 MiB)`; empty if it did not, or long ago."""
+
     async def wake(self, sandbox_id: str) -> Target | None:
         """Wait for a `held` sandbox, or resume one that is `asleep`. Raises: WakeRefusedError.
 

@@ -10,11 +10,14 @@ from .answer import SWITCHING_PROTOCOLS, AnswerBody, AnswerHeads
 from .body import BodyError
 from .connecting import Connector
 from .destination import allowed_upgrade, broken, unreachable
+from .farewell import INTERPRETER_PORT, farewell
 from .headers import interim_head, request_head
 from .routing import AGENT_PORTS
 from .wire import WireError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .body import Body
     from .client import Client
     from .refusals import Refusal
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 
 _TOUCH_SECONDS = 1.0
+_WORD_SECONDS = 0.5
+"""How long after a sandbox's own server has gone it may take to learn that the sandbox has: containers close their connections first."""
+_OWN_PORTS = AGENT_PORTS | {INTERPRETER_PORT}
 
 
 class _Stage(Enum):
@@ -178,8 +184,23 @@ class Exchange:
                 return
             self.refuse(unreachable(self.route, self._edge.directory))
             return
+        last = self._last_words()
         self.cancel()
-        self._client.reset()
+        if last is None:
+            self._client.reset()
+        else:
+            self._client.write(last)
+            self._client.hang_up()
+
+    def _last_words(self) -> bytes | None:
+        """What ends an answer whose sandbox has ended on its own, where that can be said."""
+        why = (
+            self._edge.directory.why_gone(self.sandbox_id) if self._edge.directory.find(self.sandbox_id) is None else ""
+        )
+        if not why or self._stage is not _Stage.BODY or self._outgoing is None:
+            return None
+        words = farewell(self._outgoing.content_type, self.route.port, why)
+        return None if words is None else self._outgoing.complete(words)
 
     def give_up(self, refusal: Refusal) -> None:
         """Answer in the sandbox's stead, or end an answer that has begun so that it cannot pass for a complete one."""
@@ -284,11 +305,21 @@ class Exchange:
             assert self._outgoing is not None
             last = self._outgoing.end() if error is None else None
             if last is None:
-                self._break()
+                self._soon(self._break)
                 return
             if last:
                 self._client.write(last)
             self._finish(clean=False)
+
+    def _soon(self, conclude: Callable[[], None]) -> None:
+        """End the exchange when its sandbox has had time to be known as gone: `cut` may come first, which knows why."""
+        if self.route.port not in _OWN_PORTS:
+            conclude()
+            return
+        assert self._upstream is not None
+        self._upstream.abort()
+        stage = self._stage
+        self._edge.loop.call_later(_WORD_SECONDS, lambda: conclude() if self._stage is stage else None)
 
     @property
     def _repeatable(self) -> bool:
@@ -318,7 +349,9 @@ class Exchange:
             self._upstream = None
             self._connector.dial(self)
             return
-        self.refuse(broken(self.route, self._edge.directory, "closed the connection without an answer"))
+        self._soon(
+            lambda: self.refuse(broken(self.route, self._edge.directory, "closed the connection without an answer"))
+        )
 
     def _break(self) -> None:
         """The answer cannot be completed: its end must not look like one."""

@@ -76,8 +76,10 @@ class Refusal(Exception):
         return _PAGE.format(title=escape(self.title), text=" ".join(parts)).encode()
 
 
-def sandbox_not_found(sandbox_id: str) -> Refusal:
-    return Refusal(502, "The sandbox was not found", title="Sandbox Not Found", sandbox_id=sandbox_id)
+def sandbox_not_found(sandbox_id: str, why: str = "") -> Refusal:
+    """`why` it ended, if it did so on its own. Clients look for the words "was not found"."""
+    message = f"The sandbox ended: {why}. It was not found" if why else "The sandbox was not found"
+    return Refusal(502, message, title="Sandbox Not Found", sandbox_id=sandbox_id)
 
 
 def port_closed(sandbox_id: str, port: int) -> Refusal:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from urllib.parse import unquote
 
 RESERVED = frozenset(
-    {"init", "changes", "disk", "journal", "freeze", "unfreeze", "collapse", "fsfreeze", "fsthaw", "upgrade"}
+    {"init", "changes", "disk", "journal", "memory", "freeze", "unfreeze", "collapse", "fsfreeze", "fsthaw", "upgrade"}
 )
 _DECODINGS = 4
 

@@ -232,7 +232,7 @@ def route(request: Request, directory: Directory, *, has_api: bool) -> Route:
         return Route(None, 0, path)
     target = directory.find(address.sandbox_id)
     if target is None:
-        raise sandbox_not_found(address.sandbox_id)
+        raise sandbox_not_found(address.sandbox_id, directory.why_gone(address.sandbox_id))
     found = Route(target, address.port, path)
     guard(request, found)
     return found

@@ -194,6 +194,10 @@ class Agent:
                 raise AgentUnavailable(f"the agent did not give its journal: {answer.status}")
             return await answer.read()
 
+    async def killed(self, pid: int) -> None:
+        """Tell the sandbox that one of its processes was killed for want of memory. Raises: AgentUnavailable."""
+        await self._tell(f"/memory?killed={pid}", _CALL_SECONDS)
+
     async def freeze(self, timeout: float) -> None:
         """Tell the sandbox that its connections are about to be cut for a snapshot. Raises: AgentUnavailable."""
         await self._tell("/freeze", timeout)

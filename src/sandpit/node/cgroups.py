@@ -79,6 +79,10 @@ class Cgroup:
             else [self._in(name) for name in ("memory", "cpu", "cpuacct", "pids", "freezer")]
         )
 
+    def memory_directory(self) -> Path:
+        """Where the memory controller has its files about the group."""
+        return self._in("memory")
+
     def create(self, limits: LimitValues, *, share: bool = False) -> None:
         """Make the groups and set their limits. Raises: OSError: a sandbox without limits must not start.
 

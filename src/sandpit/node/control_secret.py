@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 HEADER = "X-Sandpit-Control"
-CONTROL_PATHS = frozenset({"/init", "/freeze", "/unfreeze", "/disk", "/changes", "/journal"})
+CONTROL_PATHS = frozenset({"/init", "/freeze", "/unfreeze", "/disk", "/changes", "/journal", "/memory"})
 """Paths whose calls carry the secret; no other call does."""
 
 

@@ -21,15 +21,19 @@ from sandpit.node.control_secret import ControlSecret
 from sandpit.node.firewall import Firewall
 from sandpit.node.idling import IDLE_SLACK, RUNNING_SLACK
 from sandpit.node.images import Image
+from sandpit.node.memoryguard import Guarded, MemoryGuard, bounds
+from sandpit.node.pace import Pace
 from sandpit.node.processes import ProcessId
 from sandpit.node.records import Record
-from sandpit.node.runtime.base import Limits, Plan, Runtime
+from sandpit.node.runtime.base import GuestProcess, Limits, Plan, Runtime
 from sandpit.node.slots import Slot, Slots
 
 log = logging.getLogger(__name__)
 
 _AGENT_START_SECONDS = 60.0
 _BUSY_SECONDS = 30.0
+_REPORTS_PER_SECOND, _BURST_REPORTS = 0.2, 50.0
+"""Lines in a sandbox's log, and calls to its agent, about processes that were killed for want of memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,12 @@ class Sandbox:
     """When something last flowed between it and a client, or it worked (monotonic seconds)."""
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a snapshot is taken: what the sandbox holds is given back after that has cleaned up, which its end interrupts."""
+    memory_kills: int = 0
+    """How many of its processes this node has killed for want of memory."""
+    memory_reports: Pace = field(default_factory=lambda: Pace(_REPORTS_PER_SECOND, _BURST_REPORTS))
+    """How many of these kills are told of."""
+    doom: str = ""
+    """Why this node has ended it: only its end helped."""
     measured: tuple[float, float] | None = None
     """When it was last measured (unix seconds), and the CPU time that it had used by then (seconds)."""
 
@@ -85,6 +95,11 @@ class Sandbox:
     def address(self) -> str:
         """Where the edge finds it."""
         return str(self.slot.outer)
+
+    @property
+    def out_of_memory(self) -> str:
+        """The reason of an end for want of memory."""
+        return f"out of memory (limit {self.image.memory_mb} MiB)"
 
     def running(self, *, warm: bool = False) -> RunningSandbox:
         """What the control plane needs to know of one that has an owner."""
@@ -109,10 +124,12 @@ class Sandbox:
 
     def why_it_ended(self) -> str:
         """The likeliest reason, as far as the kernel's counters tell."""
+        if self.doom:
+            return self.doom
         with contextlib.suppress(OSError):
             usage = self.cgroup.usage()
             if usage.out_of_memory_kills:
-                return f"out of memory (limit {self.image.memory_mb} MiB)"
+                return self.out_of_memory
             if usage.refused_forks:
                 return f"too many processes (limit {self.image.pids})"
         return "its first process ended"
@@ -130,6 +147,9 @@ class Launcher:
         self._runtimes = runtimes
         self._slots = slots
         self._firewall = firewall
+        self._guard = MemoryGuard()
+        self.on_memory_kill: Callable[[Sandbox, GuestProcess], None] = lambda _sandbox, _process: None
+        """Told of every process that was killed because its sandbox was out of memory. It must not wait."""
 
     def runtime_of(self, image: Image) -> Runtime:
         """The runtime for a template. Raises: NodeError when this node does not have it."""
@@ -198,6 +218,7 @@ class Launcher:
                 closure=source.closure.name,
                 release=release,
             )
+            self.guard(sandbox)
             if answers:
                 await self._until_healthy(sandbox, printed)
             runtime.set_timer_slack(process, IDLE_SLACK)
@@ -239,6 +260,29 @@ class Launcher:
             dead.cancel()
             await asyncio.gather(healthy, dead, return_exceptions=True)
 
+    def guard(self, sandbox: Sandbox) -> None:
+        """Look after a sandbox's memory until its end. Raises: OSError."""
+        runtime = self.runtime_named(sandbox.runtime)
+
+        def killed(process: GuestProcess) -> None:
+            sandbox.memory_kills += 1
+            self.on_memory_kill(sandbox, process)
+
+        def doomed() -> None:
+            """It dies like one that ends on its own, for a reason that is known."""
+            sandbox.doom = sandbox.out_of_memory
+            self._strike(sandbox)
+
+        limits = bounds(self._limits(sandbox.image), runtime.own_memory_mb)
+        self._guard.watch(Guarded(sandbox.container_id, sandbox.cgroup, runtime, limits, sandbox.busy, killed, doomed))
+
+    async def close(self) -> None:
+        """Look after no sandbox any more."""
+        await self._guard.close()
+
+    def _limits(self, image: Image) -> Limits:
+        return Limits(min(image.cpu_count, self._cpus), image.memory_mb, image.disk_mb, image.pids)
+
     def _plan(
         self,
         source: Source,
@@ -249,7 +293,7 @@ class Launcher:
         secret: ControlSecret,
     ) -> Plan:
         image = source.image
-        limits = Limits(min(image.cpu_count, self._cpus), image.memory_mb, image.disk_mb, image.pids)
+        limits = self._limits(image)
         bundle = directory / "bundle"
         bundle.mkdir(mode=0o700)
         cgroup = self.cgroup(container_id).path
@@ -283,6 +327,10 @@ class Launcher:
     def kill(self, sandbox: Sandbox) -> None:
         """Have a sandbox's processes die, without waiting for it."""
         sandbox.ending = True
+        self._guard.forget(sandbox.container_id)
+        self._strike(sandbox)
+
+    def _strike(self, sandbox: Sandbox) -> None:
         sandbox.cgroup.hurry()
         sandbox.process.kill()
         with contextlib.suppress(OSError):
@@ -311,6 +359,7 @@ class Launcher:
     async def clean(self, container_id: str, directory: Path, slot: Slot | None, runtime: str) -> None:
         """Kill what is left of a container, and remove all traces. The record goes last: a crash in between is tidied at start."""
         cgroup = self.cgroup(container_id)
+        self._guard.forget(container_id)
         await cgroup.kill_all()
         if runtime in self._runtimes:
             await self._runtimes[runtime].forget(directory / "bundle", container_id)

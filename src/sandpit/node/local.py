@@ -39,6 +39,7 @@ from sandpit.node.firewall import Firewall
 from sandpit.node.idling import Idling
 from sandpit.node.launcher import Launcher, Sandbox
 from sandpit.node.load import Load
+from sandpit.node.memoryreport import MemoryReport
 from sandpit.node.meter import measure
 from sandpit.node.overseer import Overseer
 from sandpit.node.pools import Pools
@@ -84,6 +85,7 @@ class LocalNode:
         self._standing = Tasks()
         """Work that goes on until the node stops: watching, refilling pools."""
         self._tails = Tails(self._standing)
+        self._launcher.on_memory_kill = MemoryReport(self._standing, self._tails.callbacks).killed
         self._sandboxes: dict[str, Sandbox] = {}
         self._ended_all = False
         self._callbacks: list[SandboxGone] = []
@@ -170,6 +172,7 @@ class LocalNode:
                 sandbox.record().write(directory)
             await self._firewall.set_policy(sandbox.slot.link, sandbox.slot.outer, sandbox.policy)
             self._launcher.wake(sandbox)
+            self._guard(sandbox)
             self._keep(sandbox)
         # An earlier process may have frozen some, and not lived to end or thaw them.
         await asyncio.gather(*(self._snapshotter.go_on(sandbox) for sandbox in self._sandboxes.values()))
@@ -178,6 +181,13 @@ class LocalNode:
         overseer = Overseer(self._load, self._idling, self._admission, self._pools)
         self._standing.spawn(overseer.run(lambda: list(self._sandboxes.values())), "looking at the load")
         return [sandbox.running() for sandbox in self._sandboxes.values()]
+
+    def _guard(self, sandbox: Sandbox) -> None:
+        """Look after the memory of one that goes on; it may be dying."""
+        try:
+            self._launcher.guard(sandbox)
+        except OSError as error:
+            log.error("the memory of sandbox %s is not looked after: %s", sandbox.sandbox_id, error)
 
     def kill_now(self) -> None:
         """Have every sandbox die, without waiting for anything: for a server that cannot stop in order. Blocking; from any thread."""
@@ -199,6 +209,7 @@ class LocalNode:
             await bounded(asyncio.gather(*kills), "killing the sandboxes")
         await bounded(self._standing.close(), "ending what goes on all the time")
         await bounded(self._tasks.drain(), "cleaning up after sandboxes")
+        await self._launcher.close()
         self._load.close()
         for sandbox in self._sandboxes.values():
             await sandbox.agent.close()

@@ -17,8 +17,20 @@ class Pace:
 
     async def spend(self, amount: float) -> None:
         """Account for work, and wait as long as it was too much."""
-        now = time.monotonic()
-        self._credit = min(self._burst, self._credit + (now - self._credited) * self._per_second) - amount
-        self._credited = now
+        self._add_credit()
+        self._credit -= amount
         if self._credit < 0:
             await asyncio.sleep(-self._credit / self._per_second)
+
+    def afford(self, amount: float) -> bool:
+        """Account for work unless it is too much: then it must not be done."""
+        self._add_credit()
+        if self._credit < amount:
+            return False
+        self._credit -= amount
+        return True
+
+    def _add_credit(self) -> None:
+        now = time.monotonic()
+        self._credit = min(self._burst, self._credit + (now - self._credited) * self._per_second)
+        self._credited = now

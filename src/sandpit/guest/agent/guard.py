@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sandpit.guest.agent.state import AgentState
 
-CONTROL_PATHS = frozenset({"/init", "/freeze", "/unfreeze", "/disk", "/changes", "/journal"})
+CONTROL_PATHS = frozenset({"/init", "/freeze", "/unfreeze", "/disk", "/changes", "/journal", "/memory"})
 _TOKENLESS = frozenset({("GET", "/health"), ("GET", "/files"), ("POST", "/files")})
 _UNAUTHORIZED = "unauthorized access, please provide a valid access token or method signing if supported"
 

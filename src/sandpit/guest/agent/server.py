@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sandpit.guest.agent import files, filesystem, identity, journal, process_service, snapshot_service
+from sandpit.guest.agent import files, filesystem, identity, journal, killed, process_service, snapshot_service
 from sandpit.guest.agent.guard import Guard
 from sandpit.guest.agent.metrics import Meter
 from sandpit.guest.agent.ports import PortWatch
@@ -39,6 +39,7 @@ def build_app(state: AgentState) -> Starlette:
             Route("/unfreeze", snapshot_service.unfreeze, methods=["POST"]),
             Route("/disk", snapshot_service.read, methods=["GET"]),
             Route("/journal", journal.read, methods=["GET"]),
+            Route("/memory", killed.note, methods=["POST"]),
             Route("/changes", snapshot_service.look, methods=["POST"]),
             Route("/changes", snapshot_service.changes, methods=["GET"]),
         ],

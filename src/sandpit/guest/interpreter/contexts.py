@@ -28,7 +28,11 @@ _LOG = logging.getLogger(__name__)
 
 _EXIT_SECONDS = 3.0
 _TRIES = 4
-_NOTICES = {Outcome.DIED: events.RESTARTED, Outcome.ABORTED: events.ABORTED}
+_NOTICES = {
+    Outcome.DIED: events.RESTARTED,
+    Outcome.OUT_OF_MEMORY: events.OUT_OF_MEMORY,
+    Outcome.ABORTED: events.ABORTED,
+}
 
 
 @dataclass(slots=True)

@@ -52,6 +52,9 @@ def error(name: str, value: str, traceback: str = "") -> bytes:
 KEEPALIVE = encode({"type": "keepalive"})
 END = encode({"type": "end_of_execution"})
 RESTARTED = error("ContextRestarting", "Context was restarted")
+OUT_OF_MEMORY = error(
+    "OutOfMemory", "The sandbox ran out of memory, and the kernel of this context was killed. Context was restarted"
+)
 CLOSED = error("UnexpectedEndOfExecution", "Connection to the execution was closed before the execution was finished")
 ABORTED = error("ExecutionAborted", "The kernel dropped the execution before it ran; run it again")
 

@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import signal
+import time
 import uuid
 from collections import deque
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sandpit.guest.interpreter import events
 from sandpit.guest.interpreter.connection import Connection
 from sandpit.guest.interpreter.kernelspecs import Kernelspecs, is_ipython
+from sandpit.guest.interpreter.killed import by_want_of_memory
 from sandpit.guest.interpreter.languages import traits
 from sandpit.guest.interpreter.run import Outcome, Run
 
@@ -79,6 +81,10 @@ class Kernel:
         self._last_words: deque[bytes] = deque(maxlen=20)
         self._run: Run | None = None
         self._traits = traits(spec.language.lower())
+        self._started = 0.0
+        """When the process was started (Unix seconds)."""
+        self._killed = False
+        """Whether its end is our doing."""
         self._uncounted = 0
         """Silent requests that the kernel has counted."""
         self._answered, self._published = asyncio.Event(), asyncio.Event()
@@ -93,6 +99,7 @@ class Kernel:
             env = self._specs.environment(self._spec, launch.env)
             if not is_ipython(self._spec):
                 env["JPY_PARENT_PID"] = str(os.getpid())  # a politer end than the one below, where kernels know it
+            self._started = time.time()
             self._process = await asyncio.create_subprocess_exec(
                 *argv,
                 cwd=launch.cwd,
@@ -137,6 +144,7 @@ class Kernel:
 
     def kill(self) -> None:
         """End the process and its children at once."""
+        self._killed = True
         self._signal(signal.SIGKILL)
 
     async def close(self) -> None:
@@ -195,12 +203,16 @@ class Kernel:
 
     async def _watch(self) -> None:
         assert self._process is not None
-        await self._process.wait()
+        status = await self._process.wait()
+        ours = self._killed
         self.kill()  # children that held on to the kernel's session
         await asyncio.sleep(_LAST_OUTPUT_SECONDS)
+        outcome = Outcome.DIED
+        if status == -signal.SIGKILL and not ours and await by_want_of_memory(self._process.pid, self._started):
+            outcome = Outcome.OUT_OF_MEMORY
         self.died.set()
         if self._run is not None:
-            self._run.finish(Outcome.DIED)
+            self._run.finish(outcome)
 
     async def _read_shell(self) -> None:
         while True:

@@ -21,6 +21,8 @@ class Outcome(enum.Enum):
     """The kernel dropped the request without running it."""
     DIED = enum.auto()
     """The kernel's process ended first."""
+    OUT_OF_MEMORY = enum.auto()
+    """The same, because it was killed for want of memory."""
 
 
 class Run:

@@ -57,12 +57,30 @@ class Plan:
     """At boot: what the first process reads on its standard input, less than a pipe holds. A restored one has read its own."""
 
 
+@dataclass(frozen=True, slots=True)
+class GuestProcess:
+    """A process in a container, by what it says of itself: its name can be anything."""
+
+    pid: int
+    """As it is seen inside."""
+    name: str
+    """At most 15 characters."""
+    resident: int
+    """Bytes of memory that it has mapped and used."""
+    adjustment: int = 0
+    """`oom_score_adj` (proc(5)): thousandths of all memory that it counts as larger. 0 where the runtime does not tell."""
+    host: ProcessId | None = None
+    """The same process on the host, if it has one there."""
+
+
 class Runtime(Protocol):
     """One OCI runtime. A container's processes go on when this process ends."""
 
     name: str
     stacks_layers: bool
     """Whether a sandbox's root is the layers themselves; otherwise it is one file, made of them ahead (`root`)."""
+    own_memory_mb: int
+    """Of a container's limit, what is meant for the runtime's own processes, in MiB."""
 
     def release(self) -> str:
         """The runtime binary, by a digest, and the way it is run: snapshots restore with the same one only. Raises: OSError."""
@@ -129,6 +147,12 @@ class Runtime(Protocol):
 
     def set_timer_slack(self, process: ProcessId, seconds: float) -> None:
         """Let timers of a container's kernel fire this much late, so that wake-ups fall together; nothing if it has none of its own."""
+
+    async def processes(self, container_id: str, cgroup: Cgroup) -> Sequence[GuestProcess]:
+        """All processes of a running container but its first. The container need not cooperate. Raises: RuntimeFailed."""
+
+    async def kill_process(self, container_id: str, process: GuestProcess) -> None:
+        """Send SIGKILL to one of them; one that has ended is no error. Raises: RuntimeFailed."""
 
     async def name_host(self, process: ProcessId, name: str) -> None:
         """Set a running container's host name, if its own root may not. Raises: OSError."""

@@ -22,8 +22,8 @@ from sandpit.node import mounts, namespaces
 from sandpit.node.cgroups import Cgroup, LimitValues
 from sandpit.node.commands import tied
 from sandpit.node.processes import ProcessId
-from sandpit.node.runtime import crun_config, crun_stage, disk_image
-from sandpit.node.runtime.base import Plan, RuntimeFailed, SnapshotUnsupported
+from sandpit.node.runtime import crun_config, crun_processes, crun_stage, disk_image
+from sandpit.node.runtime.base import GuestProcess, Plan, RuntimeFailed, SnapshotUnsupported
 from sandpit.node.runtime.detached import run_detached
 from sandpit.private import passable, private
 
@@ -43,6 +43,7 @@ class Crun:
 
     name = "crun"
     stacks_layers = True
+    own_memory_mb = 0
 
     def __init__(self, binary: Path, state_dir: Path) -> None:
         """`state_dir` is crun's root directory, of this node alone."""
@@ -167,6 +168,15 @@ class Crun:
 
     def set_timer_slack(self, process: ProcessId, seconds: float) -> None:
         """See Runtime. Nothing runs in an idle container: 0.05 % of a core, whatever the slack (measured)."""
+
+    async def processes(self, container_id: str, cgroup: Cgroup) -> Sequence[GuestProcess]:
+        """See Runtime. They are processes of the host."""
+        return await asyncio.to_thread(crun_processes.among, cgroup.processes())
+
+    async def kill_process(self, container_id: str, process: GuestProcess) -> None:
+        """See Runtime."""
+        if process.host is not None:
+            process.host.kill()
 
     async def name_host(self, process: ProcessId, name: str) -> None:
         """See Runtime. It takes CAP_SYS_ADMIN, which root in the container lacks."""

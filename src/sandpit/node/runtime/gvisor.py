@@ -21,8 +21,8 @@ from sandpit.node import mounts, partials
 from sandpit.node.cgroups import Cgroup
 from sandpit.node.commands import CommandFailed, run, save, tied
 from sandpit.node.processes import ProcessId
-from sandpit.node.runtime import gvisor_checkpoint, oci
-from sandpit.node.runtime.base import Plan, RuntimeFailed
+from sandpit.node.runtime import gvisor_checkpoint, gvisor_control, oci
+from sandpit.node.runtime.base import GuestProcess, Plan, RuntimeFailed
 from sandpit.node.runtime.detached import run_detached
 from sandpit.node.runtime.releases import GOFER, Releases
 from sandpit.private import private
@@ -49,8 +49,6 @@ _RESTORE = "restore"
 """In the bundle: where the snapshot is mounted that a boot takes its file system from."""
 _GUARDED = ["ro", "nosuid", "nodev"]
 """What the gofer serves of the host. The mounts themselves say the same, see `mounts.bind`; that is what holds."""
-_SENTRY_MEMORY_MB = 128
-"""Room for the sentry and the gofer in the sandbox's memory limit."""
 _MKFS_SECONDS = 900.0
 _MKFS_OPTIONS = ("-Enoinline_data", "-x-1")
 """No extended attributes: releases of 2024 answer EOPNOTSUPP to every look at a file that has any (ping's capabilities)."""
@@ -91,6 +89,7 @@ class Gvisor:
 
     name = "gvisor"
     stacks_layers = False
+    own_memory_mb = 128
 
     def __init__(self, binary: Path, state_dir: Path, releases_dir: Path, *, direct: bool = False) -> None:
         """`state_dir` is runsc's root directory, of this node alone; `releases_dir` keeps binaries that sandboxes and snapshots need.
@@ -200,14 +199,14 @@ class Gvisor:
         self._write_bundle(plan)
         arguments = ("--detach", "--bundle", str(plan.bundle), plan.container_id)
         await self._run(plan, "run", *arguments, stdin=plan.handover)
-        return self._sandbox_process(plan.container_id)
+        return self._begun(plan.container_id)
 
     async def restore(self, plan: Plan, image: Path) -> ProcessId:
         """See Runtime."""
         self._write_bundle(plan)
         arguments = ("--detach", "--bundle", str(plan.bundle), "--image-path", str(image))
         await self._run(plan, "restore", *arguments, plan.container_id)
-        return self._sandbox_process(plan.container_id)
+        return self._begun(plan.container_id)
 
     async def checkpoint(self, container_id: str, image: Path, *, leave_running: bool) -> None:
         """See Runtime."""
@@ -249,6 +248,14 @@ class Gvisor:
         """See Runtime. The sentry's threads are all that wakes of itself; threads that they start have what they have (prctl(2))."""
         process.set_timer_slack(seconds)
 
+    async def processes(self, container_id: str, cgroup: Cgroup) -> Sequence[GuestProcess]:
+        """See Runtime. On the host, a process's memory is a part of the sentry's file: only the sentry knows whose it is."""
+        return await gvisor_control.processes(self._socket(container_id))
+
+    async def kill_process(self, container_id: str, process: GuestProcess) -> None:
+        """See Runtime."""
+        await gvisor_control.kill(self._socket(container_id), container_id, process.pid)
+
     async def name_host(self, process: ProcessId, name: str) -> None:
         """See Runtime. The guest does it."""
 
@@ -256,7 +263,7 @@ class Gvisor:
         """See Runtime. `runsc delete` waits for seconds; what it would remove is removed here."""
         for name in (_RESTORE, _DISK):
             mounts.unmount(plan_bundle / name)
-        for path in (*self._state_dir.glob(f"{container_id}_sandbox*"), self._state_dir / f"runsc-{container_id}.sock"):
+        for path in (*self._state_dir.glob(f"{container_id}_sandbox*"), self._socket(container_id)):
             path.unlink(missing_ok=True)
         await asyncio.to_thread(shutil.rmtree, plan_bundle / _DISK, ignore_errors=True)
 
@@ -306,9 +313,13 @@ class Gvisor:
             "linux": {
                 "namespaces": oci.namespaces(plan, "pid", "ipc", "uts", "mount"),
                 "cgroupsPath": plan.cgroup,
-                "resources": oci.resources(plan.limits, extra_memory_mb=_SENTRY_MEMORY_MB, extra_pids=_SENTRY_PIDS),
+                "resources": oci.resources(plan.limits, extra_memory_mb=self.own_memory_mb, extra_pids=_SENTRY_PIDS),
             },
         }
+
+    def _socket(self, container_id: str) -> Path:
+        """Where a sandbox's kernel takes calls."""
+        return self._state_dir / f"runsc-{container_id}.sock"
 
     def _runsc(self) -> tuple[str, ...]:
         """The command line of every call, up to the command."""
@@ -337,6 +348,16 @@ class Gvisor:
             raise RuntimeFailed(f"runsc keeps no record of container {container_id}")
         record: dict[str, Any] = json.loads(states[0].read_text())
         return record
+
+    def _begun(self, container_id: str) -> ProcessId:
+        """The sentry of a sandbox that has just been started.
+
+        When the kernel must kill in it, the sentry is what frees memory. The processes that it runs the guest's code in look larger; when
+        one of them is killed, the guest's process hangs, and its memory stays in the sentry's file (measured).
+        """
+        process = self._sandbox_process(container_id)
+        process.die_first()
+        return process
 
     def _sandbox_process(self, container_id: str) -> ProcessId:
         """The sandbox's host process."""

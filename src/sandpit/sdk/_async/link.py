@@ -20,6 +20,7 @@ _PING_SECONDS = 20
 _SILENCE_SECONDS = 75.0
 """A stream that should be pinged every 20 s and is silent for so long has lost its sandbox."""
 _GONE = "was not found"
+_ENDED = "The sandbox ended: "
 _ENDED_HINT = "Sandbox.reconnect(id) resumes a paused one; keep_alive() and set_timeout() let one live longer"
 
 
@@ -143,7 +144,7 @@ class Link:
             return
         code, message = wire.answer_code(status, body)
         if status == 502 and _GONE in message:
-            raise self.gone()
+            raise self.gone(message)
         if status == 507:
             raise errors.NotEnoughSpaceException(
                 message, "remove files in the sandbox, or use a template with a larger disk"
@@ -156,8 +157,8 @@ class Link:
         if error is None:
             return
         code, message = error.get("code", "unknown"), error.get("message", "")
-        if code == "unavailable" and _GONE in message:
-            raise self.gone()
+        if (code == "unavailable" and _GONE in message) or message.startswith(_ENDED):
+            raise self.gone(message)
         raise wire.rpc_error(raises, code, message or code)
 
     async def why_broken(self, error: errors.SandboxException) -> errors.SandboxException:
@@ -169,12 +170,16 @@ class Link:
             response = await self.http.send(request, "health", 5)
         except errors.SandboxException:
             return error
-        return self.gone() if response.status_code == 502 else error
+        _, message = wire.answer_code(response.status_code, response.content)
+        return self.gone(message) if response.status_code == 502 else error
 
-    def gone(self) -> errors.SandboxNotFoundException:
-        return errors.SandboxNotFoundException(
-            f"sandbox {self.identity.sandbox_id} has ended or is paused", _ENDED_HINT
-        )
+    def gone(self, message: str = "") -> errors.SandboxNotFoundException:
+        """`message` is the server's, which says why one ended on its own."""
+        name = f"sandbox {self.identity.sandbox_id}"
+        if not message.startswith(_ENDED):
+            return errors.SandboxNotFoundException(f"{name} has ended or is paused", _ENDED_HINT)
+        why = message.removeprefix(_ENDED).removesuffix(f". It {_GONE}").strip()
+        return errors.SandboxNotFoundException(f"{name} has ended: {why}")
 
     async def download(self, path: str, user: str | None, timeout: float | None) -> bytes:
         """The bytes of a file. Raises: FileNotFoundException, FilesystemException."""

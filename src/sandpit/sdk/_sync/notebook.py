@@ -93,7 +93,7 @@ class Interpreter:
                 "create it with CodeInterpreter, or from a template that has one",
             )
         if status == 502:
-            raise self._sandbox.link.gone()
+            raise self._sandbox.link.gone(message)
         raise errors.KernelException(message)
 
 

@@ -216,6 +216,19 @@ def test_promised_packages(sandbox: ci.Sandbox) -> None:
     assert done.results[0].json == {name: version for name, (_, version) in packages.items()}
 
 
+def test_plotly_draws_images(sandbox: ci.Sandbox) -> None:
+    """Its releases and those of kaleido go together, or not: with a warning in the first cell, and no image."""
+    context = sandbox.create_code_context()
+    try:
+        shown = sandbox.run_code("import plotly.express as px; px.bar(x=['a'], y=[1])", context=context, timeout=55)
+        assert (shown.error, shown.logs.stderr) == (None, [])
+        assert "application/vnd.plotly.v1+json" in shown.results[-1].formats()
+        image = sandbox.run_code("px.bar(x=['a'], y=[1]).to_image('png')[:4]", context=context, timeout=55)
+        assert (image.error, image.logs.stderr, image.text) == (None, [], "b'\\x89PNG'")
+    finally:
+        sandbox.remove_code_context(context)
+
+
 def test_kernels_end_with_the_service(sandbox: ci.Sandbox) -> None:
     """R's does not look for the service. The last test: it ends all contexts."""
     find = "pgrep -fa '/run/sandpit/interpreter/[0-9a-f]{32}' | grep -v bash | cut -d' ' -f1"

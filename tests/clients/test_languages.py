@@ -140,13 +140,22 @@ def test_a_promise_that_is_rejected(sandbox: ci.Sandbox) -> None:
     assert text(run("1 + 1")) == "2"
 
 
-@pytest.mark.parametrize("code", ["new Promise(() => {})", "await new Promise(() => {})", "while (true) {}"])
+@pytest.mark.parametrize(
+    "code", ["new Promise(() => {})", f"(async () => {{ await {pause(10**6)} }})()", "while (true) {}"]
+)
 def test_javascript_that_never_ends(sandbox: ci.Sandbox, code: str) -> None:
     """A client whose time is up interrupts it; the state stays, as in other languages."""
     kept = sandbox.run_code("globalThis.kept ??= crypto.randomUUID()", language="javascript")
     with pytest.raises(e2b.TimeoutException):
         sandbox.run_code(code, language="javascript", timeout=0.5)
     assert text(sandbox.run_code("globalThis.kept", language="javascript")) == text(kept)
+
+
+def test_a_top_level_await_that_never_ends(sandbox: ci.Sandbox) -> None:
+    """Deno does not interrupt it: the kernel ends, and the context has a new one."""
+    with pytest.raises(e2b.TimeoutException):
+        sandbox.run_code(f"await {pause(10**6)}", language="javascript", timeout=0.5)
+    assert text(sandbox.run_code("1 + 1", language="javascript")) == "2"
 
 
 def test_no_output_of_javascript_is_lost(sandbox: ci.Sandbox) -> None:

@@ -37,7 +37,7 @@ _LAST_OUTPUT_SECONDS = 0.05
 _LOST_IDLE_SECONDS = 5.0
 _SHUTDOWN_SECONDS = 1.0
 _INTERRUPT_AFTER = (1.0, 4.0, 10.0)
-_DENO_INTERRUPT_AFTER = (0.3, 1.0, 3.0)
+_DENO_INTERRUPT_AFTER = (0.3, 0.7, 1.5)
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 _PORT_TAKEN = os.strerror(errno.EADDRINUSE)
@@ -277,6 +277,9 @@ class Kernel:
 
     def _interrupt(self, run: Run, attempt: int) -> None:
         if run.outcome.done() or run.replied or self._run is not run:
+            return
+        if self._deno and attempt == len(_DENO_INTERRUPT_AFTER):
+            self.kill()  # a top-level `await` takes neither; the context gets a new kernel
             return
         # Deno takes the signal while it awaits a cell's value and the message at other times; both at once end neither.
         if self._spec.interrupt_mode == "message" or (self._deno and attempt % 2):

@@ -28,8 +28,10 @@ CATALOG = (
         r"""
         echo '<p id=a></p><script>a.textContent = [1, 2, 3].map((n) => n * 2).join("-")</script>' > page.html
         options="--headless --no-sandbox --disable-gpu --user-data-dir=$PWD/profile"
-        timeout 90 chromium $options --dump-dom "file://$PWD/page.html" 2> errors | grep -q 2-4-6 || { tail -n 3 errors; exit 1; }
-        timeout 90 chromium $options --screenshot=page.png "file://$PWD/page.html" 2> errors
+        see() { timeout 100 chromium $options "$@" "file://$PWD/page.html" > document 2> errors || { echo "status $?"; tail -n 5 errors; exit 1; }; }
+        see --dump-dom
+        grep -q 2-4-6 document || { echo 'the script has not run'; exit 1; }
+        see --screenshot=page.png
         head -c 4 page.png | grep -q PNG
         """,
         debian=("chromium",),

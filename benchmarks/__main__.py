@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from tests.machines import RUNTIMES, why_not
 
 from benchmarks import report
+from benchmarks.programs import trial
+from benchmarks.programs.catalog import BY_NAME
 from benchmarks.subjects import (
     Scale,
     build,
@@ -41,11 +43,13 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Exits with 0 also when targets are missed: the machine may be small or busy. Raises: LeakError."""
+    """Exits with 0 also when targets are missed: the machine may be small or busy; with 1 if a program fails. Raises: LeakError."""
     options = _parser().parse_args(arguments)
     if (reason := why_not()) is not None:
         sys.exit(f"error: {reason}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # not before everything is given back
+    if options.command == "programs":
+        sys.exit(0 if trial.run(options.names, (options.runtime,) if options.runtime else RUNTIMES) else 1)
     rows: list[Measurement] = []
     try:
         if options.command == "soak":
@@ -99,9 +103,22 @@ def _parser() -> argparse.ArgumentParser:
     random.add_argument("operations", type=_count, metavar="N")
     random.add_argument("--seed", type=int, help="of an earlier run")
     random.add_argument("--runtime", choices=RUNTIMES, help="the only one; both, if none is given")
+    text = "real programs, installed in a fresh sandbox each: whether they do what they must (docs/programs.md)"
+    programs = commands.add_parser("programs", help=text)
+    programs.add_argument(
+        "names", nargs="*", metavar="NAME", type=_program, help=f"one of {', '.join(BY_NAME)}; all, if none"
+    )
+    programs.add_argument("--runtime", choices=RUNTIMES, help="the only one; both, if none is given")
     for command in (cycles, turns, random):
         command.add_argument("--json", default=argparse.SUPPRESS, **to)
     return parser
+
+
+def _program(name: str) -> str:
+    """Raises: argparse.ArgumentTypeError."""
+    if name not in BY_NAME:
+        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(BY_NAME)}")
+    return name
 
 
 def _count(text: str) -> int:

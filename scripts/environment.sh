@@ -1,4 +1,4 @@
-# Sourced by quickstart, test and bench: a Python, and virtual environments with exactly what is locked.
+# Sourced by quickstart, test, compat and bench: a Python, and virtual environments with exactly what is locked.
 # shellcheck shell=bash
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$ROOT/.venv
@@ -58,7 +58,9 @@ install_alone() {
     if [[ -e $venv/.locked && $(<"$venv/.locked") == "$stamp" ]] && "$venv/bin/python" -c '' 2>/dev/null; then return; fi
     if [[ ! -e $venv/.locked ]] || ! "$venv/bin/python" -c '' 2>/dev/null ||
         [[ $(readlink -f "$venv/bin/python") != "$(readlink -f "$PYTHON")" ]]; then
-        "$PYTHON" -m venv --clear "$venv"
+        local options=(--clear)
+        if [[ $venv != "$VENV" ]]; then options+=(--without-pip); fi # uv installs there, in a fraction of the time
+        "$PYTHON" -m venv "${options[@]}" "$venv"
     fi
     rm -f "$venv/.locked"
     local uv=$VENV/bin/uv wanted
@@ -87,4 +89,63 @@ install_sandpit() {
     printf '%s\n' "$ROOT/src" >"$site/sandpit.pth"
     printf '#!%s\nfrom sandpit.cli.main import main\n\nmain()\n' "$VENV/bin/python" >"$VENV/bin/sandpit"
     chmod 755 "$VENV/bin/sandpit"
+}
+
+# install_clients FOLDER TARGET: official JavaScript clients, from npm's registry as locked
+install_clients() {
+    local folder=$1 target=$2 stamp
+    stamp=$(cat "$folder"/package*.json | sha256sum)
+    if [[ -e $target/.locked && $(<"$target/.locked") == "$stamp" ]]; then return; fi
+    rm -rf "$target"
+    mkdir -p "$target"
+    cp "$folder"/package*.json "$folder/.npmrc" "$target"
+    (cd "$target" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
+    printf '%s' "$stamp" >"$target/.locked"
+}
+
+# This machine's Node.js if the clients accept it, else the one in the base template
+provide_node() {
+    if node -e 'process.exit(+process.versions.node.split(".")[0] >= 20 ? 0 : 1)' 2>/dev/null && npm --version >/dev/null 2>&1; then return; fi
+    local bin
+    for bin in "$SANDPIT_DATA_DIR"/layers/*/fs/usr/local/bin/node; do PATH=$(dirname "$bin"):$PATH; done
+    node --version >/dev/null || fail "no Node.js was found" "install one, version 20.18 or newer"
+}
+
+# Programs that use E2B's clients, each in an environment of its own (docs/clients.md)
+THIRDPARTY=$ROOT/.cache/thirdparty
+THIRDPARTY_LIGHT=(agno computesdk deepagents google-adk haystack mcp-server openai-agents smolagents)
+
+thirdparty_names() {
+    basename -s .lock -a "$ROOT"/requirements/thirdparty/*.lock
+    basename -a "$ROOT"/tests/thirdparty/node/*
+}
+
+# install_thirdparty NAME...: one that needs a newer Python than there is gets no environment
+install_thirdparty() {
+    local name needed newer
+    for name in "$@"; do
+        if [[ -d $ROOT/tests/thirdparty/node/$name ]]; then
+            install_clients "$ROOT/tests/thirdparty/node/$name" "$THIRDPARTY/$name"
+            continue
+        fi
+        needed=$(sed -n 's/^# Python >= //p' "$ROOT/requirements/thirdparty/$name.in")
+        if [[ -z $needed ]]; then
+            install_locked "$THIRDPARTY/$name" "$ROOT/requirements/thirdparty/$name.lock"
+        elif newer=$(find_newer_python "$needed"); then
+            PYTHON=$newer install_locked "$THIRDPARTY/$name" "$ROOT/requirements/thirdparty/$name.lock"
+        else
+            printf '    %s needs Python %s, which is not here: left out\n' "$name" "$needed"
+        fi
+    done
+}
+
+find_newer_python() {
+    local candidate
+    for candidate in python3 python3.{12..14} "$HOME"/.pyenv/versions/3.1[2-9].*/bin/python3; do
+        if "$candidate" -c "import sys, venv; sys.exit(sys.version_info < tuple(map(int, '$1'.split('.'))))" 2>/dev/null; then
+            command -v "$candidate"
+            return 0
+        fi
+    done
+    return 1
 }

@@ -70,6 +70,12 @@ def test_a_subject_that_does_not_exist() -> None:
     assert "roundtrip" in done.stderr
 
 
+def test_a_program_that_does_not_exist() -> None:
+    done = run("programs", "nothing")
+    assert done.returncode == 2
+    assert "postgresql" in done.stderr
+
+
 @pytest.mark.parametrize(("command", "number"), [("soak", "0"), ("rounds", "-1"), ("model", "many")])
 def test_a_number_that_is_none(command: str, number: str) -> None:
     done = run(command, number)

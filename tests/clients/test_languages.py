@@ -96,6 +96,78 @@ def test_java(sandbox: ci.Sandbox) -> None:
     assert text(run("x")) == "5"
 
 
+def pause(milliseconds: int) -> str:
+    return f"new Promise((done) => setTimeout(done, {milliseconds}))"
+
+
+@pytest.mark.parametrize("language", ["javascript", "typescript"])
+def test_a_promise_is_awaited(sandbox: ci.Sandbox, language: str) -> None:
+    """As the last value of a cell it is the cell's value, and what is printed until then is in the output."""
+
+    def run(code: str) -> ci.Execution:
+        return sandbox.run_code(code, language=language)
+
+    slow = f"console.log('a'); await {pause(300)}; console.error('b'); console.log('c')"
+    done = run(f"(async () => {{ {slow}; return {{ n: 7 }} }})()")
+    assert (done.text, done.logs.stdout, done.logs.stderr) == ("{ n: 7 }", ["a\n", "c\n"], ["b\n"])
+    assert (text(run("Promise.resolve('text')")), text(run("Promise.all([1, Promise.resolve(2)])"))) == (
+        "text",
+        "[ 1, 2 ]",
+    )
+    assert text(run("({ then(done) { setTimeout(() => done('of a thenable'), 50) } })")) == "of a thenable"
+    assert text(run("({ then: 1 })")) == "{ then: 1 }"
+    assert text(run("import('node:path').then((path) => path.join('a', 'b'))")) == "a/b"
+    assert text(run("var first = await Promise.resolve(1); Promise.resolve(first + 1)")) == "2"
+    for code in (f"(async () => {{ {slow} }})()", f"var later = {pause(1)}", "function f() {}", f"void {pause(1)}"):
+        assert (run(code).results, run(code).error) == ([], None), code
+    assert text(run("[later]")).startswith("[ Promise {")  # only the value itself
+
+
+def test_a_promise_that_is_rejected(sandbox: ci.Sandbox) -> None:
+    def run(code: str) -> ci.Execution:
+        return sandbox.run_code(code, language="javascript")
+
+    failed = run(f"(async () => {{ console.log('before'); await {pause(200)}; throw new TypeError('bad') }})()")
+    assert (failed.error.name, failed.error.value, failed.logs.stdout) == ("TypeError", "bad", ["before\n"])
+    assert failed.error.traceback.startswith("TypeError: bad")
+    assert "broadcastResult" not in failed.error.traceback
+    assert failed.results == []
+    for reason, value in (("'text'", "text"), ("5", "5"), ("undefined", "undefined"), ("{ a: 1 }", "{ a: 1 }")):
+        error = run(f"Promise.reject({reason})").error
+        assert (error.name, error.value) == ("Error", value)
+    assert run("({ get then() { throw new RangeError('getter') } })").error.name == "RangeError"
+    assert run("await Promise.reject(new SyntaxError('top'))").error.name == "SyntaxError"
+    assert text(run("1 + 1")) == "2"
+
+
+@pytest.mark.parametrize(
+    "code", ["new Promise(() => {})", f"(async () => {{ await {pause(10**6)} }})()", "while (true) {}"]
+)
+def test_javascript_that_never_ends(sandbox: ci.Sandbox, code: str) -> None:
+    """A client whose time is up interrupts it; the state stays, as in other languages."""
+    kept = sandbox.run_code("globalThis.kept ??= crypto.randomUUID()", language="javascript")
+    with pytest.raises(e2b.TimeoutException):
+        sandbox.run_code(code, language="javascript", timeout=0.5)
+    assert text(sandbox.run_code("globalThis.kept", language="javascript")) == text(kept)
+
+
+def test_a_top_level_await_that_never_ends(sandbox: ci.Sandbox) -> None:
+    """Deno does not interrupt it: the kernel ends, and the context has a new one."""
+    with pytest.raises(e2b.TimeoutException):
+        sandbox.run_code(f"await {pause(10**6)}", language="javascript", timeout=0.5)
+    assert text(sandbox.run_code("1 + 1", language="javascript")) == "2"
+
+
+def test_no_output_of_javascript_is_lost(sandbox: ci.Sandbox) -> None:
+    """Deno's kernel says that it is idle before the last output is out."""
+    for number in range(40):
+        code = f"for (let i = 0; i < 20; i++) console.log(i)\n{number}"
+        done = sandbox.run_code(code, language="javascript")
+        assert (done.text, "".join(done.logs.stdout).split()) == (str(number), [str(i) for i in range(20)])
+        failed = sandbox.run_code("console.log('said'); throw new Error('e')", language="javascript")
+        assert (failed.logs.stdout, failed.error.value) == (["said\n"], "e")
+
+
 def test_any_kernel_by_its_name_or_language(sandbox: ci.Sandbox) -> None:
     spec = {
         "argv": ["python3", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
@@ -151,6 +223,19 @@ def test_promised_packages(sandbox: ci.Sandbox) -> None:
         sandbox.remove_code_context(context)
     assert done.error is None, done.error
     assert done.results[0].json == {name: version for name, (_, version) in packages.items()}
+
+
+def test_plotly_draws_images(sandbox: ci.Sandbox) -> None:
+    """Its releases and those of kaleido go together, or not: with a warning in the first cell, and no image."""
+    context = sandbox.create_code_context()
+    try:
+        shown = sandbox.run_code("import plotly.express as px; px.bar(x=['a'], y=[1])", context=context, timeout=55)
+        assert (shown.error, shown.logs.stderr) == (None, [])
+        assert "application/vnd.plotly.v1+json" in shown.results[-1].formats()
+        image = sandbox.run_code("px.bar(x=['a'], y=[1]).to_image('png')[:4]", context=context, timeout=55)
+        assert (image.error, image.logs.stderr, image.text) == (None, [], "b'\\x89PNG'")
+    finally:
+        sandbox.remove_code_context(context)
 
 
 def test_kernels_end_with_the_service(sandbox: ci.Sandbox) -> None:

@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sandpit.guest.interpreter import events
+from sandpit.guest.interpreter import deno, events
 from sandpit.guest.interpreter.connection import Connection
 from sandpit.guest.interpreter.kernelspecs import Kernelspecs, is_ipython
 from sandpit.guest.interpreter.killed import by_want_of_memory
@@ -39,6 +39,7 @@ _LAST_OUTPUT_SECONDS = 0.05
 _LOST_IDLE_SECONDS = 5.0
 _SHUTDOWN_SECONDS = 1.0
 _INTERRUPT_AFTER = (1.0, 4.0, 10.0)
+_DENO_INTERRUPT_AFTER = (0.3, 0.7, 1.5)
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 _PORT_TAKEN = os.strerror(errno.EADDRINUSE)
@@ -85,6 +86,7 @@ class Kernel:
         """When the process was started (Unix seconds)."""
         self._killed = False
         """Whether its end is our doing."""
+        self._deno = deno.is_deno(spec)
         self._uncounted = 0
         """Silent requests that the kernel has counted."""
         self._answered, self._published = asyncio.Event(), asyncio.Event()
@@ -115,6 +117,8 @@ class Kernel:
         readers = (self._listen(), self._read_shell(), self._read_iopub(), self._watch())
         self._tasks = [asyncio.create_task(reader) for reader in readers]
         await self._greet()
+        if self._deno:
+            self._connection.execute(deno.start_code(), silent=True)
 
     def begin(
         self,
@@ -130,6 +134,8 @@ class Kernel:
             self._connection.execute(setup, silent=True)
             self._uncounted += self._traits.counts_silent
         run = Run(self._connection.execute(code, silent=silent), outbox, render)
+        if self._deno:
+            run.flush_id = self._connection.execute(deno.FLUSH, silent=True)
         self._run = run
         self._last_words.clear()
         if self.died.is_set():
@@ -235,8 +241,10 @@ class Kernel:
         while True:
             message = await self._connection.iopub_message()
             self._published.set()
-            run = self._run
-            if run is None or message["parent_header"].get("msg_id") != run.msg_id:
+            run, parent = self._run, message["parent_header"].get("msg_id")
+            if run is None or (
+                parent != run.msg_id and not (parent == run.flush_id and message["msg_type"] in deno.OUTPUT)
+            ):
                 continue
             await self._deliver(run, message)
             run.heard = asyncio.get_running_loop().time()
@@ -245,6 +253,10 @@ class Kernel:
         kind = message["msg_type"]
         if kind == "status":
             run.idle = message["content"].get("execution_state") == "idle"
+            self._settle(run)
+            return
+        if run.flush_id and deno.is_mark(message):
+            run.flush_id = ""
             self._settle(run)
             return
         if kind == "execute_input":
@@ -258,7 +270,7 @@ class Kernel:
             await run.outbox.put(part)
 
     def _settle(self, run: Run) -> None:
-        if run.idle and run.replied:
+        if run.idle and run.replied and not run.flush_id:
             self._run = None
             run.tell_failure(b"".join(self._last_words).decode(errors="replace").strip())
             if self.exiting and not run.outcome.done():  # some kernels end by themselves, others leave it to us
@@ -272,18 +284,23 @@ class Kernel:
         if loop.time() - run.heard < _LOST_IDLE_SECONDS or (run.outbox is not None and run.outbox.full):
             loop.call_later(_LOST_IDLE_SECONDS, self._give_up_waiting, run)
             return
-        run.idle = True
+        run.idle, run.flush_id = True, ""
         self._settle(run)
 
     def _interrupt(self, run: Run, attempt: int) -> None:
-        if run.outcome.done() or self._run is not run:
+        if run.outcome.done() or run.replied or self._run is not run:
             return
-        if self._spec.interrupt_mode == "message":
+        if self._deno and attempt == len(_DENO_INTERRUPT_AFTER):
+            self.kill()  # a top-level `await` takes neither; the context gets a new kernel
+            return
+        # Deno takes the signal while it awaits a cell's value and the message at other times; both at once end neither.
+        if self._spec.interrupt_mode == "message" or (self._deno and attempt % 2):
             self._connection.control("interrupt_request", {})
         else:
             self._signal(signal.SIGINT)
         # Again, ever more rarely: code may have caught it, or have been busy starting.
-        delay = _INTERRUPT_AFTER[min(attempt, len(_INTERRUPT_AFTER) - 1)]
+        delays = _DENO_INTERRUPT_AFTER if self._deno else _INTERRUPT_AFTER
+        delay = delays[min(attempt, len(delays) - 1)]
         asyncio.get_running_loop().call_later(delay, self._interrupt, run, attempt + 1)
 
     def _signal(self, number: int) -> None:

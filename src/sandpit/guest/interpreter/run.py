@@ -35,6 +35,8 @@ class Run:
         self.started = False
         self.replied = False
         self.idle = False
+        self.flush_id = ""
+        """The request behind this one that marks the end of its output; empty when there is none, or the mark has come."""
         self.aborted = False
         self.failure: Mapping[str, Any] | None = None
         """The kernel's reply, if that says that the execution failed."""

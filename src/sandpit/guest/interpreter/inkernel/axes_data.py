@@ -27,12 +27,19 @@ def artists(axes: Any) -> List[Any]:
     return [artist for artist in axes._children if not isinstance(artist, text_type)]
 
 
-def is_grid_line(artist: Any) -> bool:
-    """Whether this is a horizontal or vertical line of two points, as guides and thresholds are."""
+def is_guide(artist: Any) -> bool:
+    """Whether a line is made of horizontal and vertical strokes of two points only, as grid lines, thresholds and error bars are."""
     if not isinstance(artist, import_module("matplotlib.lines").Line2D):
         return False
-    x, y = artist.get_xdata(), artist.get_ydata()
-    return len(x) == 2 and len(y) == 2 and bool(x[0] == x[1] or y[0] == y[1])
+    strokes: List[List[Any]] = [[]]
+    for x, y in zip(artist.get_xdata(), artist.get_ydata()):
+        if _is_gap(x) or _is_gap(y):
+            strokes.append([])
+        elif len(strokes[-1]) == 2:
+            return False
+        else:
+            strokes[-1].append((x, y))
+    return all(len(one) == 2 and bool(one[0][0] == one[1][0] or one[0][1] == one[1][1]) for one in strokes)
 
 
 def labels(axes: Any) -> Dict[str, Optional[str]]:
@@ -58,8 +65,13 @@ def scales(axes: Any) -> Dict[str, Any]:
         ticks = [float(tick) for tick in axis.get_ticklocs()]
         names = [label.get_text() for label in axis.get_ticklabels()]
         scale = _scale(axis, ticks, names)
-        dates = scale == "datetime"
-        described[name + "_ticks"] = [_tick_date(tick) for tick in ticks] if dates else [number(tick) for tick in ticks]
+        frequency = _frequency(axis)
+        if frequency is not None:
+            described[name + "_ticks"] = [_tick_period(tick, frequency) for tick in ticks]
+        elif scale == "datetime":
+            described[name + "_ticks"] = [_tick_date(tick) for tick in ticks]
+        else:
+            described[name + "_ticks"] = [number(tick) for tick in ticks]
         described[name + "_tick_labels"] = names
         described[name + "_scale"] = scale
     return described
@@ -71,19 +83,24 @@ def points(x_values: Any, y_values: Any, axes: Any) -> List[List[Any]]:
 
 
 def name_at(axis: Any, position: float) -> str:
-    """What stands at a position of the axis: the nearest label if labels were chosen, else the position itself."""
+    """What stands at a position of the axis: the nearest label if labels were chosen, else the position itself, as a date or number."""
     chosen = (import_module("matplotlib.ticker").FixedLocator, import_module("matplotlib.category").StrCategoryLocator)
     if isinstance(axis.get_major_locator(), chosen):
         ticks = [(abs(float(tick) - position), at) for at, tick in enumerate(axis.get_ticklocs())]
         texts = [label.get_text() for label in axis.get_ticklabels()]
         if ticks and min(ticks)[1] < len(texts):
             return str(texts[min(ticks)[1]])
-    return f"{position:g}"
+    return _date(position) if _is_date(axis) else f"{position:g}"
 
 
 def numbered(label: str, automatic: str, name: str) -> str:
     """A label; one that matplotlib made up (`_child3`) becomes `name 3`."""
     return re.sub(rf"^{automatic}(\d+)$", rf"{name} \1", label)
+
+
+def _is_gap(value: Any) -> bool:
+    """Whether a line is interrupted here: NaN, NaT and None."""
+    return value is None or bool(value != value)
 
 
 def _unit(label: str) -> Optional[str]:
@@ -92,7 +109,7 @@ def _unit(label: str) -> Optional[str]:
 
 
 def _scale(axis: Any, ticks: List[float], names: List[str]) -> str:
-    if _is_date(axis):
+    if _is_date(axis) or _frequency(axis) is not None:
         return "datetime"
     scale = str(axis.get_scale())
     indexes = [float(at) for at in range(len(ticks))]
@@ -115,8 +132,19 @@ def _is_date(axis: Any) -> bool:
     return isinstance(converter, (dates.DateConverter, dates._SwitchableDateConverter))
 
 
+def _frequency(axis: Any) -> Any:
+    """That of the periods on an x axis, where pandas drew; else None."""
+    return getattr(axis.axes, "freq", None) if axis.axis_name == "x" else None
+
+
 def _tick_date(tick: float) -> str:
     return str(import_module("matplotlib.dates").num2date(tick).isoformat())
+
+
+def _tick_period(tick: float, frequency: Any) -> str:
+    """What pandas calls the number on an axis of periods."""
+    period = import_module("pandas").Period(ordinal=int(tick), freq=frequency)
+    return str(period.to_timestamp().tz_localize("UTC").isoformat())
 
 
 def _coordinate(value: Any, axis: Any) -> Any:
@@ -126,7 +154,10 @@ def _coordinate(value: Any, axis: Any) -> Any:
         return value.isoformat()
     if type(value).__name__ == "datetime64":
         return str(value.astype("datetime64[s]"))
-    if _is_date(axis):
-        date = import_module("matplotlib.dates").num2date(float(value))
-        return str(date.replace(tzinfo=None).isoformat())
-    return number(value)
+    if hasattr(value, "to_timestamp"):  # a period
+        return str(value.to_timestamp().isoformat())
+    return _date(float(value)) if _is_date(axis) else number(value)
+
+
+def _date(value: float) -> str:
+    return str(import_module("matplotlib.dates").num2date(value).replace(tzinfo=None).isoformat())

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests.machines import cache_dir, snapshots_dir
 
-from sandpit.node.cgroups import Cgroup
 from sandpit.node.config import GATEWAY_ADDRESS, INNER_ADDRESS, INNER_PREFIX
+from sandpit.node.host.cgroups import Cgroup
 from sandpit.node.runtime.gvisor import FLAGS
 
 if TYPE_CHECKING:

@@ -75,7 +75,7 @@ install_alone() {
 import os
 import sys
 
-from sandpit.build.pipconfig import uv_environment
+from sandpit.provision.pipconfig import uv_environment
 
 os.execve(sys.argv[1], sys.argv[1:], uv_environment())
 PYTHON

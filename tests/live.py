@@ -17,7 +17,7 @@ import httpx
 from tests import leaks
 from tests.machines import REPOSITORY, ROOT, new_directories, new_name, new_network, own_layers, snapshots_dir
 
-from sandpit.build.builtin import builtin_images
+from sandpit.provision.builtin import builtin_images
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

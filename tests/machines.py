@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvloop
 
-from sandpit.build.builder import Builder
-from sandpit.build.builtin import builtin_images
-from sandpit.build.closure import build_closure
-from sandpit.node import images
-from sandpit.node.assemble import find_runsc, runtimes
+from sandpit.contract.node import NetworkPolicy, RunningSandbox, SandboxMetric, SandboxSpec
 from sandpit.node.config import NodeConfig
-from sandpit.node.contract import NetworkPolicy, RunningSandbox, SandboxMetric, SandboxSpec
-from sandpit.node.images import Image
-from sandpit.node.local import LocalNode
+from sandpit.node.sandboxes.local import LocalNode
+from sandpit.node.snapshots import images
+from sandpit.node.snapshots.images import Image
+from sandpit.provision.builtin import builtin_images
+from sandpit.provision.closure import build_closure
+from sandpit.server.assemble import find_runsc, runtimes
+from sandpit.templates.builder import Builder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -80,10 +80,10 @@ def why_not() -> str | None:
         return "sandboxes need root"
     cache = cache_dir()
     if find_runsc(cache) is None:
-        return f"no runsc below {cache}: run ./test, or python -m sandpit.build host"
+        return f"no runsc below {cache}: run ./test, or python -m sandpit.provision host"
     layers = {layer for image in builtin_images() for layer in image.layers}
     if not all((cache / "layers" / layer).is_dir() for layer in layers):
-        return f"no images below {cache}: run ./test, or python -m sandpit.build images"
+        return f"no images below {cache}: run ./test, or python -m sandpit.provision images"
     return None
 
 

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from sandpit.private import contents, guarded, passable, private
+from sandpit.lib.private import contents, guarded, passable, private
 
 
 def _mode(path: Path) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sandpit import programs
+from sandpit.lib import programs
 
 _SOURCES = Path(programs.__file__).parent
 _STARTERS = {
@@ -23,8 +23,8 @@ _STARTERS = {
     "pty": {"spawn"},
 }  # fmt: skip
 _ELSEWHERE = {
-    "programs.py",
-    "cli/measure.py",  # becomes ./bench
+    "lib/programs.py",
+    "cli/server/measure.py",  # becomes ./bench
 }
 _APART = ("guest/", "sdk/")
 """What runs in sandboxes, and in users' programs."""

@@ -11,8 +11,8 @@ import psutil
 
 from benchmarks.rig import rig
 from benchmarks.series import Clock, Measurement, Target
-from sandpit.node.cgroups import Cgroup
-from sandpit.node.idling import CALM_SECONDS
+from sandpit.node.host.cgroups import Cgroup
+from sandpit.node.host.idling import CALM_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

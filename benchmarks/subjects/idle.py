@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from benchmarks.bare import Bare
 from benchmarks.rig import Rig, rig
 from benchmarks.series import Clock, Measurement, Target
-from sandpit.node.cgroups import Cgroup
+from sandpit.node.host.cgroups import Cgroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

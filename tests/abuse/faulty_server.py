@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 STEPS = (
-    "sandpit.control.records:pause_sandbox",
-    "sandpit.control.records:resume_sandbox",
-    "sandpit.control.pausing:Pausing._set_state",
-    "sandpit.control.pausing:Pausing.record",
-    "sandpit.control.snapshots:SnapshotService._hold_and_save",
-    "sandpit.control.snapshotrecords:new_snapshot",
-    "sandpit.node.agent:Agent.claim",
-    "sandpit.node.agent:Agent.save_disk",
-    "sandpit.node.launcher:Launcher.end",
-    "sandpit.node.launcher:Launcher.launch",
-    "sandpit.node.local:LocalNode.remove_snapshot",
+    "sandpit.control.lifecycle.records:pause_sandbox",
+    "sandpit.control.lifecycle.records:resume_sandbox",
+    "sandpit.control.lifecycle.pausing:Pausing._set_state",
+    "sandpit.control.lifecycle.pausing:Pausing.record",
+    "sandpit.control.lifecycle.snapshots:SnapshotService._hold_and_save",
+    "sandpit.control.templates.snapshotrecords:new_snapshot",
+    "sandpit.node.guests.agent:Agent.claim",
+    "sandpit.node.guests.agent:Agent.save_disk",
+    "sandpit.node.sandboxes.launcher:Launcher.end",
+    "sandpit.node.sandboxes.launcher:Launcher.launch",
+    "sandpit.node.sandboxes.local:LocalNode.remove_snapshot",
     "sandpit.node.runtime.crun:Crun.freeze",
     "sandpit.node.runtime.disk_image:copy",
     "sandpit.node.runtime.gvisor:Gvisor.checkpoint",
     "sandpit.node.runtime.gvisor:Gvisor.freeze",
     "sandpit.node.runtime.gvisor:Gvisor.restore",
-    "sandpit.node.snapshots:SnapshotStore.commit",
-    "sandpit.node.snapshots:SnapshotStore.hide",
+    "sandpit.node.snapshots.store:SnapshotStore.commit",
+    "sandpit.node.snapshots.store:SnapshotStore.hide",
 )
 
 

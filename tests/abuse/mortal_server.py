@@ -81,7 +81,7 @@ class Fate:
 
 def main() -> None:
     fate = Fate(Path(sys.argv.pop(1)))
-    from sandpit.node import mounts
+    from sandpit.lib import mounts
 
     for name in ("mount", "_bind", "unmount"):
         setattr(mounts, name, fate.before(name, getattr(mounts, name)))

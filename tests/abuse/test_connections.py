@@ -13,7 +13,7 @@ import pytest
 from tests.abuse.front import FrontBox, head, raw
 from tests.live import Live
 
-from sandpit.api import connections
+from sandpit.api.http import connections
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,7 +123,7 @@ def test_slow_heads_and_bodies_end(live: Live, monkeypatch: pytest.MonkeyPatch) 
     """The API's limits of time, shortened: what is sent byte by byte is refused, what is complete is served."""
     import asyncio
 
-    from sandpit.server import _asgi
+    from sandpit.server.app import _asgi
 
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
     monkeypatch.setattr(connections, "BODY_SECONDS", 0.3)
@@ -162,7 +162,7 @@ def test_slow_heads_and_bodies_end(live: Live, monkeypatch: pytest.MonkeyPatch) 
 def test_clients_of_the_api_that_take_nothing_end(monkeypatch: pytest.MonkeyPatch) -> None:
     import asyncio
 
-    from sandpit.server import _asgi
+    from sandpit.server.app import _asgi
 
     monkeypatch.setattr(connections, "STALL_SECONDS", 0.3)
 

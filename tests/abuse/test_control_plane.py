@@ -9,15 +9,15 @@ import httpx
 import pytest
 from tests.abuse.front import FrontBox, head, raw
 
-from sandpit.api import missing
 from sandpit.api.app import ROUTES
+from sandpit.api.routes import missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.live import Live
 
-    from sandpit.api.http import ApiRoute
+    from sandpit.api.http.routes import ApiRoute
 
     Create = Callable[..., FrontBox]
 

@@ -24,8 +24,8 @@ from tests.abuse.test_crashes import host_processes, listed, records, wait_for
 from tests.live import Live
 from tests.machines import ROOT
 
-from sandpit.certificates import located
-from sandpit.node.partials import remove_tree
+from sandpit.lib.partials import remove_tree
+from sandpit.server.certificates import located
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -217,7 +217,7 @@ def mount_points(below: Path) -> list[str]:
 
 @pytest.mark.parametrize("damage", ["server.key", "server.pem", "ca.pem", "truncated"])
 def test_a_certificate_that_is_not_whole(tmp_path: Path, damage: str) -> None:
-    from sandpit.certificates import own_certificate, server_context
+    from sandpit.server.certificates import own_certificate, server_context
 
     before = own_certificate(tmp_path, "e2b.localhost")
     again = own_certificate(tmp_path, "e2b.localhost")

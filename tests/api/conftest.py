@@ -14,7 +14,7 @@ from tests.api.memory_node import MemoryNode
 
 from sandpit.api.app import create_app
 from sandpit.control.app import ControlPlane
-from sandpit.settings import Settings
+from sandpit.server.settings import Settings
 from sandpit.store.database import Database
 
 if TYPE_CHECKING:

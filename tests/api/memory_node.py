@@ -1,4 +1,4 @@
-"""A `sandpit.node.contract.Node` that keeps its sandboxes in a dict: the API and control tests run against it."""
+"""A `sandpit.contract.node.Node` that keeps its sandboxes in a dict: the API and control tests run against it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sandpit.node.contract import (
+from sandpit.contract.node import (
     AgentUnresponsive,
     BuildFailed,
     BuildFiles,

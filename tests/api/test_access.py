@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from sandpit.api.http import ApiRoute
-    from sandpit.settings import Settings
+    from sandpit.api.http.routes import ApiRoute
+    from sandpit.server.settings import Settings
 
 BODIES = {
     "/sandboxes/{id:segment}/timeout": {"timeout": 10},

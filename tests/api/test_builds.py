@@ -12,16 +12,16 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from tests.api.conftest import api_client
 
-from sandpit.control import buildrecords
 from sandpit.control.app import ControlPlane
-from sandpit.control.builds import LOST
+from sandpit.control.templates import buildrecords
+from sandpit.control.templates.builds import LOST
 from sandpit.store.models import Build
 
 if TYPE_CHECKING:
     import httpx
     from tests.api.memory_node import MemoryNode
 
-    from sandpit.settings import Settings
+    from sandpit.server.settings import Settings
 
 FILES = "a" * 64
 
@@ -335,7 +335,7 @@ async def test_an_end_that_cannot_be_written_down_at_once(
             raise OperationalError("UPDATE", {}, Exception("disk I/O error"))
         return finish(*arguments)
 
-    monkeypatch.setattr("sandpit.control.builds._END_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("sandpit.control.templates.builds._END_RETRY_SECONDS", 0.01)
     monkeypatch.setattr(buildrecords, "finish_build", sometimes)
     made = await request(client)
     assert (await start(client, made)).status_code == 202

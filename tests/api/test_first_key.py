@@ -8,14 +8,14 @@ import pytest
 from tests.api.conftest import api_client
 from tests.api.memory_node import MemoryNode
 
-from sandpit.control import firstkey
+from sandpit.control.accounts import firstkey
 from sandpit.control.app import ControlPlane
-from sandpit.places import key_file
+from sandpit.server.places import key_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sandpit.settings import Settings
+    from sandpit.server.settings import Settings
 
 
 async def started(settings: Settings) -> tuple[str, list[str]]:

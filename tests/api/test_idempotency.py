@@ -10,14 +10,14 @@ from sqlalchemy.exc import OperationalError
 from tests.api.conftest import api_client
 from tests.api.memory_node import MemoryNode
 
+from sandpit.contract.node import NodeError
 from sandpit.control.app import ControlPlane
-from sandpit.node.contract import NodeError
 from sandpit.store.models import IdempotencyKey
 
 if TYPE_CHECKING:
     import httpx
 
-    from sandpit.settings import Settings
+    from sandpit.server.settings import Settings
 
 KEY = {"Idempotency-Key": "a-1"}
 BODY = {"templateID": "base", "metadata": {"a": "b"}}

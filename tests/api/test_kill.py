@@ -10,8 +10,8 @@ from sqlalchemy import select
 from tests.api.test_lifecycle import create
 from tests.api.test_pause import AUTO, paused, post
 
-from sandpit.control.requests import NewSandbox
-from sandpit.edge.directory import WakeRefusedError
+from sandpit.contract.directory import WakeRefusedError
+from sandpit.control.lifecycle.requests import NewSandbox
 from sandpit.store.models import Sandbox
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from sandpit.control.app import ControlPlane
 if TYPE_CHECKING:
     from tests.api.memory_node import MemoryNode
 
-    from sandpit.settings import Settings
+    from sandpit.server.settings import Settings
 
 OF_2024 = {"publisher": "e2b", "package_version": "0.16.2"}
 LATER = {"publisher": "e2b", "package_version": "1.0.5"}

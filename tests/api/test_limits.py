@@ -11,8 +11,9 @@ import pytest
 from tests.api.test_validation import check_error
 from tests.machines import REPOSITORY
 
-from sandpit.api import jsontext, openapi
+from sandpit.api import openapi
 from sandpit.api.app import ROUTES
+from sandpit.api.http import jsontext
 from sandpit.control import limits
 from sandpit.control.cursors import decode_cursor, encode_cursor
 from sandpit.control.errors import ControlError, InvalidRequestError

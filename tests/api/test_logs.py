@@ -9,17 +9,17 @@ from sqlalchemy import delete
 from tests.api.conftest import api_client
 from tests.api.memory_node import MemoryNode
 
-from sandpit.control import guestlogs
+from sandpit.contract.node import GuestEvent
 from sandpit.control.app import ControlPlane
-from sandpit.node.contract import GuestEvent
-from sandpit.settings import Retention
+from sandpit.control.logs import guests as guestlogs
+from sandpit.server.settings import Retention
 from sandpit.store.models import Sandbox
 
 if TYPE_CHECKING:
     import httpx
     import pytest
 
-    from sandpit.settings import Settings
+    from sandpit.server.settings import Settings
 
 
 def events(*messages: str, first: int = 0) -> list[GuestEvent]:

@@ -11,17 +11,17 @@ from sqlalchemy.exc import OperationalError
 from tests.api.conftest import api_client
 from tests.api.test_lifecycle import create, detail, lifetime
 
-from sandpit.control import records
+from sandpit.contract.directory import WakeRefusedError
+from sandpit.contract.node import CapacityExhausted, NodeError
 from sandpit.control.app import ControlPlane
-from sandpit.edge.directory import WakeRefusedError
-from sandpit.node.contract import CapacityExhausted, NodeError
+from sandpit.control.lifecycle import records
 from sandpit.store.models import Sandbox, Team
 
 if TYPE_CHECKING:
     import httpx
     from tests.api.memory_node import MemoryNode
 
-    from sandpit.settings import Settings
+    from sandpit.server.settings import Settings
 
 UNKNOWN = "iabcdefghijklmnopqrst"
 AUTO = {"autoPause": True, "autoResume": {"enabled": True}}
@@ -265,7 +265,7 @@ async def test_a_pause_that_cannot_be_written_down(
     def fail(*_: object) -> Sandbox:
         raise broken
 
-    monkeypatch.setattr("sandpit.control.pausing.RECORD_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr("sandpit.control.lifecycle.pausing.RECORD_RETRY_SECONDS", 0.02)
     monkeypatch.setattr(records, "pause_sandbox", fail)
     for sandbox_id in (plain, auto):
         assert (await post(client, sandbox_id, "pause")).status_code == 500
@@ -293,7 +293,7 @@ async def test_a_kill_is_tried_again_whatever_is_written_down(
     def fail(*_: object) -> Sandbox:
         raise OperationalError("UPDATE sandboxes", {}, Exception("disk I/O error"))
 
-    monkeypatch.setattr("sandpit.control.ending.KILL_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr("sandpit.control.lifecycle.ending.KILL_RETRY_SECONDS", 0.02)
     monkeypatch.setattr(records, "pause_sandbox", fail)
     monkeypatch.setattr(records, "close_sandbox", fail)
     assert (await post(client, sandbox_id, "pause")).status_code == 500

@@ -11,14 +11,14 @@ from tests.api.memory_node import BASE
 from tests.api.test_lifecycle import create, detail, lifetime
 from tests.api.test_pause import UNKNOWN, paused, post, state
 
+from sandpit.contract.node import NodeError
 from sandpit.control.app import ControlPlane
-from sandpit.node.contract import NodeError
 
 if TYPE_CHECKING:
     import httpx
     from tests.api.memory_node import MemoryNode
 
-    from sandpit.settings import Settings
+    from sandpit.server.settings import Settings
 
 
 async def take(client: httpx.AsyncClient, sandbox_id: str, **body: object) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import pytest
 from tests.api.conftest import api_client
 from tests.api.test_builds import link, request
 
-from sandpit.api import connections
 from sandpit.api.app import create_app
-from sandpit.server import _asgi
+from sandpit.api.http import connections
+from sandpit.server.app import _asgi
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sandpit import server
-from sandpit.control.sandboxes import SandboxService
+from sandpit.control.lifecycle.sandboxes import SandboxService
+from sandpit.server import app as server
 
 
 async def hang(*_: Any) -> None:

@@ -13,7 +13,7 @@ from tests.abuse.test_connections import connect, resident
 from tests.machines import wait_for
 from tests.node.outside import PORT, PUBLIC
 
-from sandpit.api import connections
+from sandpit.api.http import connections
 from sandpit.edge import Limits
 
 if TYPE_CHECKING:

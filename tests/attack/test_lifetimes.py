@@ -20,7 +20,7 @@ from tests.live import Live
 from tests.machines import RUNTIMES, wait_for
 
 from sandpit.guest.agent.signature import sign
-from sandpit.server import GAVE_UP
+from sandpit.server.app import GAVE_UP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sandpit.build.base import base_key
-from sandpit.build.interpreter import interpreter_key
-from sandpit.build.layers import Layer, LayerStore
+from sandpit.provision.base import base_key
+from sandpit.provision.interpreter import interpreter_key
+from sandpit.templates.layers.store import Layer, LayerStore
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -22,7 +22,7 @@ def _layers(cache_dir: Path, key: str) -> list[Layer]:
     store = LayerStore(cache_dir)
     if os.geteuid() != 0 or store.find(key) is None:
         pytest.skip(
-            "needs root and built images: python -m sandpit.build images --data-dir DIR, then SANDPIT_DATA_DIR=DIR"
+            "needs root and built images: python -m sandpit.provision images --data-dir DIR, then SANDPIT_DATA_DIR=DIR"
         )
     return store.chain(key)
 

@@ -19,7 +19,7 @@ import httpx
 from tests import leaks
 from tests.machines import cache_dir
 
-from sandpit.build.debian import PackageCache
+from sandpit.provision.debian import PackageCache
 
 PASSWORD = "a password"
 HASHED = "$2b$04$dlt9dBT8IHNzjYJI6ynjGengfmb/aYwwWtOk071lhdVmYABmI9lXm"

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.machines import REPOSITORY, cache_dir
 
-from sandpit.build import builtin
-from sandpit.build.builtin import builtin_images
-from sandpit.build.closure import closure_key
+from sandpit.provision import builtin
+from sandpit.provision.builtin import builtin_images
+from sandpit.provision.closure import closure_key
 
 if TYPE_CHECKING:
     from pathlib import Path

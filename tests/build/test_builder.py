@@ -16,14 +16,14 @@ from tests.build.registry import Entry, layer
 from tests.machines import RUNTIMES, Box, Machine, image, own_layers
 from tests.node.outside import CLOSED, PUBLIC, Outside
 
-from sandpit.node import images
-from sandpit.node.contract import BuildFailed, BuildSpec, BuildStep, TemplateImage
+from sandpit.contract.node import BuildFailed, BuildSpec, BuildStep, TemplateImage
+from sandpit.node.snapshots import images
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from concurrent.futures import Future
 
-    from sandpit.node.images import Image
+    from sandpit.node.snapshots.images import Image
 
 pytestmark = pytest.mark.timeout(180)
 HASH = "f" * 64

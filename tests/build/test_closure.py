@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandpit.build import closure as closure_module
-from sandpit.build.closure import MOUNT_POINT, build_closure
+from sandpit.provision import closure as closure_module
+from sandpit.provision.closure import MOUNT_POINT, build_closure
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ import pytest
 from tests import leaks
 from tests.live import Live
 
-from sandpit.control.builds import LOST
+from sandpit.control.templates.builds import LOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandpit.build import hosttools
-from sandpit.build.debian import MIRROR_VARIABLE, Archives, DebianError, machine_archives, run
-from sandpit.build.hosttools import provide_runsc, runsc_version
-from sandpit.build.pipconfig import uv_environment
-from sandpit.build.wheels import requirements_dir
+from sandpit.provision import hosttools
+from sandpit.provision.debian import MIRROR_VARIABLE, Archives, DebianError, machine_archives, run
+from sandpit.provision.hosttools import provide_runsc, runsc_version
+from sandpit.provision.pipconfig import uv_environment
+from sandpit.provision.wheels import requirements_dir
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandpit.build.layers import Layer
-from sandpit.node import mounts
+from sandpit.lib import mounts
+from sandpit.templates.layers.store import Layer
 
 if TYPE_CHECKING:
     from pathlib import Path

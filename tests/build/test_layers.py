@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandpit.build.layers import (
-    Layer,
-    LayerError,
-    LayerStore,
-    layer_key,
-    remove_tree,
-)
+from sandpit.templates.layers.store import Layer, LayerError, LayerStore, layer_key, remove_tree
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandpit.build.preload import MACHINE, close_range_library
+from sandpit.provision.preload import MACHINE, close_range_library
 
 if TYPE_CHECKING:
     from pathlib import Path

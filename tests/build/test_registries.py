@@ -15,12 +15,12 @@ from tests.build.registry import PASSWORD, Entry, Registry, directory, layer, tr
 from tests.machines import RUNTIMES, Box, Machine, cache_dir, image, own_layers
 from tests.node.outside import CLOSED, PUBLIC, Outside
 
-from sandpit.build.debian import PackageCache
-from sandpit.build.manifests import ImageRefused, contents
-from sandpit.build.references import parse
-from sandpit.node.agent import AgentUnavailable
-from sandpit.node.contract import BuildFailed, BuildSpec, BuildStep, TemplateImage
-from sandpit.node.contract import Registry as Login
+from sandpit.contract.node import BuildFailed, BuildSpec, BuildStep, TemplateImage
+from sandpit.contract.node import Registry as Login
+from sandpit.node.guests.agent import AgentUnavailable
+from sandpit.provision.debian import PackageCache
+from sandpit.templates.registry.manifests import ImageRefused, contents
+from sandpit.templates.registry.references import parse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -178,8 +178,8 @@ def test_an_image_of_many_layers(site: Site, registry: Registry, small: bytes, r
 
 
 def _image(site: Site, built: TemplateImage) -> Any:
-    from sandpit.node import images
     from sandpit.node.config import NodeConfig
+    from sandpit.node.snapshots import images
 
     return images.load(NodeConfig(site.machine.data_dir, site.machine.run_dir, site.machine.name), built.build_id)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sandpit.build.steps import MAX_ENVIRONMENT_BYTES, MAX_VALUE_BYTES, Context, TooLong, after, expand
-from sandpit.node.contract import BuildStep
+from sandpit.contract.node import BuildStep
+from sandpit.templates.steps import MAX_ENVIRONMENT_BYTES, MAX_VALUE_BYTES, Context, TooLong, after, expand
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.build.registry import Entry, directory, layer
 
-from sandpit.build.unpack import Limits
-from sandpit.build.unpacking import UnpackFailed, unpack
+from sandpit.templates.layers.unpack import Limits
+from sandpit.templates.layers.unpacking import UnpackFailed, unpack
 
 if TYPE_CHECKING:
     from pathlib import Path

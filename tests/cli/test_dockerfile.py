@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sandpit.cli.context import Context
-from sandpit.cli.dockerfile import read
 from sandpit.cli.errors import CliError
-from sandpit.cli.templateconfig import TemplateConfig, load, save
+from sandpit.cli.templates.config import TemplateConfig, load, save
+from sandpit.cli.templates.dockerfile import read
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import Cli
 
-from sandpit.cli.checks import Check, Result, perform
+from sandpit.cli.doctor.checks import Check, Result, perform
 from sandpit.node.runtime import holes
-from sandpit.settings import Settings
+from sandpit.server.settings import Settings
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="most checks need root")
 

@@ -97,9 +97,9 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
     assert {name for name in modules if name.startswith("sandpit.")} <= {
         "sandpit.cli",
         "sandpit.cli.main",
-        "sandpit.cli.template",
+        "sandpit.cli.templates.template",
         "sandpit.cli.errors",
-        "sandpit.cli.sandbox_commands",
+        "sandpit.cli.sandboxes.actions",
     }
 
 

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.cli.conftest import Cli
 
-from sandpit.certificates import own_certificate
-from sandpit.cli import checks_tls
-from sandpit.cli.checks_tls import Seen, look
+from sandpit.cli.doctor import tls as checks_tls
+from sandpit.cli.doctor.tls import Seen, look
+from sandpit.server.certificates import own_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from sandpit.certificates import Certificate
+    from sandpit.server.certificates import Certificate
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace needs root")
 

@@ -131,7 +131,7 @@ def test_env_without_the_key_file(server: Cli) -> None:
 def test_private_files(server: Cli) -> None:
     for path in (server.data_dir / "api-key", server.data_dir / "server.log", server.run_dir / "control.sock"):
         assert path.stat().st_mode & 0o077 == 0, path
-    assert "INFO sandpit.server: ready: API http://" in (server.data_dir / "server.log").read_text()
+    assert "INFO sandpit.server.app: ready: API http://" in (server.data_dir / "server.log").read_text()
 
 
 def test_the_server_is_a_daemon_of_its_own(server: Cli) -> None:

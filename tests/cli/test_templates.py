@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandpit.cli.templateconfig import TemplateConfig, load
+from sandpit.cli.templates.config import TemplateConfig, load
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,14 +12,14 @@ from tests.api.memory_node import BASE, MemoryNode
 
 from sandpit.control.app import ControlPlane
 from sandpit.control.background import Maintenance, Sampler
-from sandpit.control.cleaning import Cleaner
-from sandpit.control.requests import NewSandbox
-from sandpit.settings import Retention
+from sandpit.control.lifecycle.requests import NewSandbox
+from sandpit.control.templates.cleaning import Cleaner
+from sandpit.server.settings import Retention
 from sandpit.store.models import ApiKey, MetricSample, Sandbox, SandboxLog, Template
 from sandpit.store.types import utc_now
 
 if TYPE_CHECKING:
-    from sandpit.settings import Settings
+    from sandpit.server.settings import Settings
 
 NEW = NewSandbox(template="base", timeout=300, secure=True)
 

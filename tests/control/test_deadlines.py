@@ -12,23 +12,23 @@ import uvloop
 from sqlalchemy.exc import OperationalError
 from tests.api.memory_node import MemoryNode
 
+from sandpit.contract.node import NodeError
 from sandpit.control import core as core_module
-from sandpit.control import records, sweeping
 from sandpit.control.app import ControlPlane
 from sandpit.control.errors import SandboxFailedError
-from sandpit.control.expiry import ExpirySchedule
-from sandpit.control.live import Live
-from sandpit.control.requests import NewSandbox
-from sandpit.control.sleep import PAUSE_GRACE_SECONDS
-from sandpit.node.contract import NodeError
+from sandpit.control.lifecycle import records, sweeping
+from sandpit.control.lifecycle.expiry import ExpirySchedule
+from sandpit.control.lifecycle.live import Live
+from sandpit.control.lifecycle.requests import NewSandbox
+from sandpit.control.lifecycle.sleep import PAUSE_GRACE_SECONDS
 from sandpit.store.models import Sandbox
 from sandpit.store.types import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandpit.control.teams import Identity
-    from sandpit.settings import Settings
+    from sandpit.control.accounts.teams import Identity
+    from sandpit.server.settings import Settings
 
 NEW = NewSandbox(template="base", timeout=300, secure=True)
 PAUSED = NewSandbox(template="base", timeout=300, secure=True, auto_pause=True)
@@ -171,7 +171,7 @@ async def test_a_wall_clock_that_is_set_back(
 async def test_an_end_that_fails(
     control: ControlPlane, node: MemoryNode, who: Identity, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    monkeypatch.setattr("sandpit.control.ending.KILL_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("sandpit.control.lifecycle.ending.KILL_RETRY_SECONDS", 0.01)
     live = await running(control, who)
     close = records.close_sandbox
 

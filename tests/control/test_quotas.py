@@ -14,18 +14,18 @@ from tests.api.memory_node import MemoryNode
 from tests.api.test_builds import link, request, start
 from tests.api.test_pause import AUTO, paused, post
 
-from sandpit.control import records
+from sandpit.contract.directory import WakeRefusedError
 from sandpit.control.app import ControlPlane
-from sandpit.edge.directory import WakeRefusedError
-from sandpit.ledger import DiskLedger, Ledger, OverLimit
+from sandpit.control.lifecycle import records
+from sandpit.lib.ledger import DiskLedger, Ledger, OverLimit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     import httpx
 
-    from sandpit.node.contract import SnapshotInfo
-    from sandpit.settings import Settings
+    from sandpit.contract.node import SnapshotInfo
+    from sandpit.server.settings import Settings
 
 MIB = 1 << 20
 

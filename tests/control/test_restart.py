@@ -10,18 +10,18 @@ import pytest
 from sqlalchemy import select
 from tests.api.memory_node import MemoryNode
 
+from sandpit.contract.node import NodeError, RunningSandbox, SandboxSpec, SnapshotInfo
 from sandpit.control.app import ControlPlane
 from sandpit.control.errors import NotFoundError
-from sandpit.control.requests import NewSandbox
-from sandpit.node.contract import NodeError, RunningSandbox, SandboxSpec, SnapshotInfo
+from sandpit.control.lifecycle.requests import NewSandbox
 from sandpit.store.models import Sandbox, Usage
 from sandpit.store.types import utc_now
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sandpit.control.teams import Identity
-    from sandpit.settings import Settings
+    from sandpit.control.accounts.teams import Identity
+    from sandpit.server.settings import Settings
 
 NEW = NewSandbox(template="base", timeout=300, secure=True, env_vars={"A": "1"})
 

@@ -11,18 +11,18 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from tests.api.conftest import api_client
 
-from sandpit.control import records
+from sandpit.contract.node import NodeError
 from sandpit.control.errors import ConflictError, LimitReachedError, NotFoundError, SandboxFailedError
-from sandpit.control.requests import NewSandbox
-from sandpit.node.contract import NodeError
+from sandpit.control.lifecycle import records
+from sandpit.control.lifecycle.requests import NewSandbox
 from sandpit.store.models import Sandbox
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
     from tests.api.memory_node import MemoryNode
 
+    from sandpit.control.accounts.teams import Identity
     from sandpit.control.app import ControlPlane
-    from sandpit.control.teams import Identity
 
 NEW = NewSandbox(template="base", timeout=300, secure=True)
 
@@ -135,7 +135,7 @@ async def test_only_one_of_two_kills_succeeds(control: ControlPlane, node: Memor
 async def test_a_kill_that_fails_is_repeated(
     control: ControlPlane, node: MemoryNode, who: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sandpit.control.ending.KILL_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("sandpit.control.lifecycle.ending.KILL_RETRY_SECONDS", 0.05)
     service = control.services.sandboxes
     row = await service.create(who, NEW)
     node.fail_kill = NodeError("stuck")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import ValidationError
 
-from sandpit.settings import Settings
+from sandpit.server.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

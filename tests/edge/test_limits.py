@@ -14,7 +14,7 @@ from edge_support import OK, SANDBOX, MemoryDirectory, Raw, answering, edge_for,
 
 from sandpit.edge import Edge, Limits, server
 from sandpit.edge.limits import PIECE_BYTES
-from sandpit.edge.peers import Peers
+from sandpit.lib.peers import Peers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

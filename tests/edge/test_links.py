@@ -11,11 +11,11 @@ import pytest
 from edge_support import SANDBOX, MemoryDirectory, raw, request
 from starlette.datastructures import Headers, QueryParams
 
-from sandpit.edge.directory import AGENT_PORT, LEGACY_AGENT_PORT
+from sandpit.contract.directory import AGENT_PORT, LEGACY_AGENT_PORT
 from sandpit.edge.refusals import Refusal
 from sandpit.edge.signatures import opens
-from sandpit.guest.agent.files import _Files
-from sandpit.guest.agent.files_error import FileError
+from sandpit.guest.agent.files.error import FileError
+from sandpit.guest.agent.files.routes import _Files
 from sandpit.guest.agent.signature import sign
 
 if TYPE_CHECKING:

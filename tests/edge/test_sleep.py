@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 
-from sandpit.edge.directory import AGENT_PORT, WakeRefusedError
+from sandpit.contract.directory import AGENT_PORT, WakeRefusedError
 
 if TYPE_CHECKING:
     from sandpit.edge import Edge

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.edge.edge_support import OK, MemoryDirectory, answering, edge_for, serving
 
-from sandpit import certificates, tls
-from sandpit.certificates import CertificateError, own_certificate, server_context
 from sandpit.edge import Limits
-from sandpit.settings import Settings
+from sandpit.server import certificates, tls
+from sandpit.server.certificates import CertificateError, own_certificate, server_context
+from sandpit.server.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from sandpit.node.control_secret import HEADER, ControlSecret
+from sandpit.node.guests.control_secret import HEADER, ControlSecret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sandpit.guest.agent.control import received_keys
-from sandpit.node.control_secret import HEADER
+from sandpit.guest.agent.control.secrets import received_keys
+from sandpit.node.guests.control_secret import HEADER
 
 
 def test_health_needs_no_token(agent: Any) -> None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandpit.guest.agent import lender
-from sandpit.guest.agent.lender import Lender
-from sandpit.guest.agent.listeners import hold
+from sandpit.guest.agent.control import lender
+from sandpit.guest.agent.control.lender import Lender
+from sandpit.guest.agent.control.listeners import hold
 from sandpit.guest.interpreter.ports import borrow, borrowed_before
 
 if TYPE_CHECKING:

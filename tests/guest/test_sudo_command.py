@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sandpit.guest.agent.accounts import Account
-from sandpit.guest.agent.sudo_command import named_caller, read_arguments, safe_environment
-from sandpit.guest.agent.sudo_request import RefusedError, Request, parse
+from sandpit.guest.agent.sudo.command import named_caller, read_arguments, safe_environment
+from sandpit.guest.agent.sudo.request import RefusedError, Request, parse
 
 CALLER = Account("user", 1000, 1001, (1001,), "/home/user")
 NAMED = ["/usr/bin/env", "SUDO_USER=user", "SUDO_UID=1000", "SUDO_GID=1001"]

@@ -8,8 +8,8 @@ import pytest
 from tests.legacy.conftest import SECONDS, Programs, needed, settings_of
 from tests.live import Live
 
-from sandpit.build.builtin import builtin_images
-from sandpit.node.images import Image
+from sandpit.node.snapshots.images import Image
+from sandpit.provision.builtin import builtin_images
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sandpit.guest.agent.journal import BATCH_EVENTS, MAX_EVENTS, MAX_VALUE, Journal
-from sandpit.node.agent import PORT, Agent
-from sandpit.node.control_secret import ControlSecret
-from sandpit.node.guestlog import MAX_EVENTS as MAX_PARSED
-from sandpit.node.guestlog import MAX_FIELDS, MAX_TEXT, parse
-from sandpit.node.tails import Tails
-from sandpit.node.tasks import Tasks
+from sandpit.guest.agent.control.journal import BATCH_EVENTS, MAX_EVENTS, MAX_VALUE, Journal
+from sandpit.lib.tasks import Tasks
+from sandpit.node.guests.agent import PORT, Agent
+from sandpit.node.guests.control_secret import ControlSecret
+from sandpit.node.guests.log import MAX_EVENTS as MAX_PARSED
+from sandpit.node.guests.log import MAX_FIELDS, MAX_TEXT, parse
+from sandpit.node.guests.tails import Tails
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.machines import REPOSITORY
 
-from sandpit import logs
+from sandpit.lib import serverlog as logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,8 @@ from tests.machines import RUNTIMES, Box, Machine, image
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sandpit.node.contract import NetworkPolicy
-    from sandpit.node.images import Image
+    from sandpit.contract.node import NetworkPolicy
+    from sandpit.node.snapshots.images import Image
 
 
 def base(runtime: str, **changes: object) -> Image:

@@ -14,11 +14,11 @@ import dns.rcode
 import dns.rrset
 from tests.machines import WORKER, new_name, new_network
 
+from sandpit.contract.node import NetworkPolicy
 from sandpit.node.config import NodeConfig
-from sandpit.node.contract import NetworkPolicy
-from sandpit.node.dns import Bounds, DnsRelay
-from sandpit.node.firewall import Firewall
-from sandpit.node.slots import Slot, Slots
+from sandpit.node.network.dns import Bounds, DnsRelay
+from sandpit.node.network.firewall import Firewall
+from sandpit.node.network.slots import Slot, Slots
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

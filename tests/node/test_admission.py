@@ -12,14 +12,14 @@ import pytest
 from tests.machines import Machine, image, new_name, wait_for
 from tests.node.conftest import base
 
-from sandpit.node.admission import Admission
-from sandpit.node.capacity import Capacity
+from sandpit.contract.node import CapacityExhausted
+from sandpit.lib.turns import FairTurns
 from sandpit.node.config import NodeConfig
-from sandpit.node.contract import CapacityExhausted
-from sandpit.node.demand import Demand
-from sandpit.node.load import Load
-from sandpit.node.share import Share
-from sandpit.node.turns import FairTurns
+from sandpit.node.host.capacity import Capacity
+from sandpit.node.host.load import Load
+from sandpit.node.host.share import Share
+from sandpit.node.pool.admission import Admission
+from sandpit.node.pool.demand import Demand
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from tests.machines import cache_dir
 
-from sandpit.build.debian import PackageCache
-from sandpit.node.images import Image
+from sandpit.node.snapshots.images import Image
+from sandpit.provision.debian import PackageCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

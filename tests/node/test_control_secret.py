@@ -14,8 +14,8 @@ from tests.machines import Box, Machine
 from tests.node.conftest import base
 from tests.node.test_snapshots import Kept
 
-from sandpit.node.agent import PORT, AgentUnavailable, Identity
-from sandpit.node.control_secret import HEADER, ControlSecret
+from sandpit.node.guests.agent import PORT, AgentUnavailable, Identity
+from sandpit.node.guests.control_secret import HEADER, ControlSecret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandpit.diskspace import Claim, DiskSpace, NoRoom
-from sandpit.guest.changes import Changes
-from sandpit.node.contract import DiskFull, NodeError, unwritable
+from sandpit.contract.node import DiskFull, NodeError, unwritable
+from sandpit.lib.diskspace import Claim, DiskSpace, NoRoom
+from sandpit.protocol.changes import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

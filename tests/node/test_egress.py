@@ -13,12 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandpit.control.errors import InvalidRequestError
-from sandpit.control.network import check_egress
-from sandpit.node import dnswire
-from sandpit.node.contract import NetworkPolicy, NodeError
-from sandpit.node.dnswire import MalformedError
-from sandpit.node.egress import (
+from sandpit.contract.egress import (
     CLOSED_RANGES,
     MAX_RULES,
     NameSet,
@@ -27,6 +22,11 @@ from sandpit.node.egress import (
     denies_everything,
     labels_of,
 )
+from sandpit.contract.node import NetworkPolicy, NodeError
+from sandpit.control.errors import InvalidRequestError
+from sandpit.control.lifecycle.network import check_egress
+from sandpit.node.network import dnswire
+from sandpit.node.network.dnswire import MalformedError
 
 A, TXT, AAAA, HTTPS = 1, 16, 28, 65
 PUBLIC_SPACE = [

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sandpit.node import agent as agent_module
-from sandpit.node import guestlog
-from sandpit.node.agent import Agent, AgentUnavailable, Identity
-from sandpit.node.control_secret import ControlSecret
+from sandpit.node.guests import agent as agent_module
+from sandpit.node.guests import log as guestlog
+from sandpit.node.guests.agent import Agent, AgentUnavailable, Identity
+from sandpit.node.guests.control_secret import ControlSecret
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -340,9 +340,9 @@ def test_one_way_to_read_from_guests() -> None:
     """No other module of the server's talks HTTP or opens connections: an unbounded call cannot be written by accident."""
     clients = {"httpx", "httpcore", "aiohttp", "requests", "http.client", "urllib.request", "websockets", "urllib3"}
     openers = {"open_connection", "create_connection", "open_unix_connection", "create_unix_connection", "sock_connect"}
-    allowed = {"node/guesthttp.py", "edge/upstream.py"}
+    allowed = {"node/guests/http.py", "edge/upstream.py"}
     allowed |= {
-        "node/resolver.py",
+        "node/network/resolver.py",
         "node/runtime/gvisor_control.py",
     }  # these ask the host's resolvers and the sentry, within bounds
     found = set()

@@ -11,8 +11,8 @@ import pytest
 from tests.machines import RUNTIMES, Box, Machine, wait_for
 from tests.node.conftest import base
 
-from sandpit.node.agent import AgentUnavailable
-from sandpit.node.contract import AgentUnresponsive, NodeError, SandboxSpec
+from sandpit.contract.node import AgentUnresponsive, NodeError, SandboxSpec
+from sandpit.node.guests.agent import AgentUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -80,7 +80,7 @@ def test_restored_guests_that_do_not_answer_keep_nobody_from_starting(
     machine: Machine, create: Callable[..., Box], snapshots: list[str], runtime: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are as many as may start at a time, and all of them are waited for when somebody else comes."""
-    monkeypatch.setattr("sandpit.node.launcher._AGENT_START_SECONDS", 14.0)
+    monkeypatch.setattr("sandpit.node.sandboxes.launcher._AGENT_START_SECONDS", 14.0)
     box = create()
     box.sh(HOLD % WHEN_TOLD_OF_A_SNAPSHOT)
     machine.wait(machine.node.announce_snapshot(box.id))

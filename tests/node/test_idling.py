@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.machines import wait_for
 
-from sandpit.node.idling import CALM_SECONDS, IDLE_SLACK, RUNNING_SLACK
+from sandpit.node.host.idling import CALM_SECONDS, IDLE_SLACK, RUNNING_SLACK
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from tests.machines import REPOSITORY, cache_dir
 
-from sandpit.build.hosttools import runsc_version
-from sandpit.node.assemble import find_runsc
 from sandpit.node.runtime.holes import release_date
+from sandpit.provision.hosttools import runsc_version
+from sandpit.server.assemble import find_runsc
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from tests.machines import wait_for
 
-from sandpit.node.contract import NodeError
-from sandpit.node.images import load
+from sandpit.contract.node import NodeError
+from sandpit.node.snapshots.images import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,9 +14,9 @@ import pytest
 from tests.machines import Machine, new_name, wait_for
 from tests.node.conftest import base
 
-from sandpit.node.cgroups import Cgroup, LimitValues
-from sandpit.node.contract import NodeError
-from sandpit.node.memoryguard import RESERVE_MB, Bounds, Guarded, MemoryGuard, chosen
+from sandpit.contract.node import NodeError
+from sandpit.node.host.cgroups import Cgroup, LimitValues
+from sandpit.node.memory.guard import RESERVE_MB, Bounds, Guarded, MemoryGuard, chosen
 from sandpit.node.runtime import gvisor_control
 from sandpit.node.runtime.base import GuestProcess, RuntimeFailed
 from sandpit.node.runtime.crun import Crun
@@ -24,7 +24,7 @@ from sandpit.node.runtime.crun import Crun
 if TYPE_CHECKING:
     from tests.machines import Box
 
-    from sandpit.node.contract import GuestEvent
+    from sandpit.contract.node import GuestEvent
 
     Create = Callable[..., Box]
 

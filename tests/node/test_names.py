@@ -12,9 +12,9 @@ import uvloop
 from tests.node.outside import OTHER_PUBLIC, PORT, PUBLIC, Outside
 from tests.node.plain_slots import inside, output, plain_slots
 
-from sandpit.node.contract import NetworkPolicy
-from sandpit.node.dns import Bounds
-from sandpit.node.egress import MAX_RULES
+from sandpit.contract.egress import MAX_RULES
+from sandpit.contract.node import NetworkPolicy
+from sandpit.node.network.dns import Bounds
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

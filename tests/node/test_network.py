@@ -14,9 +14,9 @@ import pytest
 from tests.machines import wait_for
 from tests.node.outside import CLOSED, NAMES, OTHER_PUBLIC, PORT, PUBLIC, Outside
 
-from sandpit.build.debian import machine_archives
-from sandpit.node import dns, resolver
-from sandpit.node.contract import NetworkPolicy
+from sandpit.contract.node import NetworkPolicy
+from sandpit.node.network import dns, resolver
+from sandpit.provision.debian import machine_archives
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandpit.node import mounts, partials
+from sandpit.lib import mounts, partials
 
 if TYPE_CHECKING:
     from pathlib import Path

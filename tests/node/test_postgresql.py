@@ -9,8 +9,8 @@ import pytest
 from tests.machines import cache_dir
 from tests.node.test_snapshots import kept
 
-from sandpit.build.base import RELEASE
-from sandpit.build.debian import PackageCache
+from sandpit.provision.base import RELEASE
+from sandpit.provision.debian import PackageCache
 
 if TYPE_CHECKING:
     from pathlib import Path

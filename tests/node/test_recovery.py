@@ -15,8 +15,8 @@ import pytest
 from tests.machines import REPOSITORY, Machine, wait_for
 from tests.node.conftest import base
 
-from sandpit.node import cgroups
-from sandpit.node.contract import NetworkPolicy, NodeError, UnknownSandbox, UnknownTemplateBuild
+from sandpit.contract.node import NetworkPolicy, NodeError, UnknownSandbox, UnknownTemplateBuild
+from sandpit.node.host import cgroups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

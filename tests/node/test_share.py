@@ -14,11 +14,11 @@ import pytest
 from tests.machines import RUNTIMES, Machine, new_name, wait_for
 from tests.node.conftest import base
 
-from sandpit.node.capacity import Counters
-from sandpit.node.cgroups import Cgroup, LimitValues, is_unified
 from sandpit.node.config import NodeConfig
-from sandpit.node.load import Load, newcomers_share
-from sandpit.node.share import Share, planned
+from sandpit.node.host.capacity import Counters
+from sandpit.node.host.cgroups import Cgroup, LimitValues, is_unified
+from sandpit.node.host.load import Load, newcomers_share
+from sandpit.node.host.share import Share, planned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

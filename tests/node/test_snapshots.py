@@ -10,8 +10,7 @@ import pytest
 from tests import rounds
 from tests.machines import RUNTIMES, Box, Machine, wait_for
 
-from sandpit.node.agent import AgentUnavailable
-from sandpit.node.contract import (
+from sandpit.contract.node import (
     AgentUnresponsive,
     NodeError,
     RunningSandbox,
@@ -21,6 +20,7 @@ from sandpit.node.contract import (
     UnknownSandbox,
     UnknownSnapshot,
 )
+from sandpit.node.guests.agent import AgentUnavailable
 from sandpit.node.runtime.gvisor import Gvisor
 
 if TYPE_CHECKING:
@@ -272,7 +272,7 @@ def test_what_does_not_answer_boots_from_its_files(
     box: Box, kept: Kept, machine: Machine, runtime: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever has root in a sandbox can stop its agent. The snapshot says so, and its files are read without the agent."""
-    monkeypatch.setattr("sandpit.node.snapshotter._ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("sandpit.node.snapshots.snapshotter._ANSWER_SECONDS", 0.5)
     files = changed(box)
     box.sh(HOLD_AGENT)
     wait_for(lambda: not answers(machine, box))

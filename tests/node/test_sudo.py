@@ -1,4 +1,4 @@
-"""`sudo` is the same on both runtimes, although gVisor ignores set-user-ID bits (sandpit.guest.agent.elevate)."""
+"""`sudo` is the same on both runtimes, although gVisor ignores set-user-ID bits (sandpit.guest.agent.sudo.elevate)."""
 
 from __future__ import annotations
 

@@ -8,15 +8,15 @@ import pytest
 from tests.machines import Machine
 from tests.node.conftest import base
 
-from sandpit.certificates import own_certificate
-from sandpit.node import trust
+from sandpit.node.sandboxes import trust
+from sandpit.server.certificates import own_certificate
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.machines import Box
 
-    from sandpit.certificates import Certificate
+    from sandpit.server.certificates import Certificate
 
 SERVER = """
 import functools, http.server, ssl

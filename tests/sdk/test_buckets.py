@@ -15,8 +15,8 @@ from tests.sdk.s3server import S3Server
 from tests.sdk.test_documentation import problem
 
 from sandpit import Sandbox
-from sandpit.build.base import RELEASE
-from sandpit.build.debian import PackageCache
+from sandpit.provision.base import RELEASE
+from sandpit.provision.debian import PackageCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from sandpit.control.errors import ControlError
 from sandpit.control.ids import KEY_PREFIX
-from sandpit.control.records import FILESYSTEM, FULL, UNRESPONSIVE
+from sandpit.control.lifecycle.records import FILESYSTEM, FULL, UNRESPONSIVE
 from sandpit.control.times import rfc3339
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from sandpit.control.snapshotrecords import SnapshotView
-    from sandpit.control.templaterecords import TemplateInfo
+    from sandpit.control.templates.records import TemplateInfo
+    from sandpit.control.templates.snapshotrecords import SnapshotView
     from sandpit.store.models import ApiKey, Build, MetricSample, Sandbox, SandboxLog
 
 ENVD_VERSION = "0.6.13"

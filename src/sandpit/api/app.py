@@ -13,11 +13,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from sandpit import logs
-from sandpit.api import builds, missing, sandboxes, teams, templates
-from sandpit.api.browsers import NoWebPages
-from sandpit.api.connections import UPLOADS
-from sandpit.api.http import (
+from sandpit.api.http.browsers import NoWebPages
+from sandpit.api.http.connections import UPLOADS
+from sandpit.api.http.routes import (
     ApiRoute,
     Call,
     Segment,
@@ -28,7 +26,9 @@ from sandpit.api.http import (
     on_store_error,
     on_unexpected,
 )
+from sandpit.api.routes import builds, missing, sandboxes, teams, templates
 from sandpit.control.errors import ControlError
+from sandpit.lib import serverlog as logs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from sandpit.api import jsontext
-from sandpit.api.fields import (
+from sandpit.api.http import jsontext
+from sandpit.api.http.fields import (
     Command,
     Credential,
     FilesHash,
@@ -20,10 +20,10 @@ from sandpit.api.fields import (
     at_most,
 )
 from sandpit.api.schemas import Body
-from sandpit.control.buildrequests import BuildStart, NewBuild
+from sandpit.contract.node import BuildStep, Registry
 from sandpit.control.errors import InvalidRequestError
 from sandpit.control.limits import MAX_STEPS
-from sandpit.node.contract import BuildStep, Registry
+from sandpit.control.templates.buildrequests import BuildStart, NewBuild
 
 _AWS = (
     "registries of AWS take a password that `aws ecr get-login-password` makes: give it as `password` of a registry of the "

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic.json_schema import models_json_schema
 
 from sandpit import __version__
-from sandpit.api.params import MAX_QUERY_INTEGER
+from sandpit.api.http.params import MAX_QUERY_INTEGER
 from sandpit.control import limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from sandpit.api.http import ApiRoute
-    from sandpit.api.params import Param
+    from sandpit.api.http.params import Param
+    from sandpit.api.http.routes import ApiRoute
 
 Json = dict[str, Any]
 

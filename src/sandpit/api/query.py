@@ -6,14 +6,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
 
-from sandpit.api import params
+from sandpit.api.http import params
 from sandpit.control.errors import InvalidRequestError
+from sandpit.control.lifecycle.queries import LEVELS, MAX_LOGS, STATES, LogFilter, SandboxFilter
 from sandpit.control.limits import MAX_METADATA_KEY, MAX_METADATA_PAIRS, MAX_METADATA_VALUE, MAX_PAGE
-from sandpit.control.queries import LEVELS, MAX_LOGS, STATES, LogFilter, SandboxFilter
 from sandpit.control.times import from_unix, utc
 
 if TYPE_CHECKING:
-    from sandpit.api.http import Call
+    from sandpit.api.http.routes import Call
 
 SANDBOXES = (
     params.METADATA, params.STATE, params.ORDER, params.STARTED_AFTER, params.TEMPLATE, params.LIMIT, params.NEXT_TOKEN,

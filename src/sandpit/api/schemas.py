@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from sandpit.api.fields import (
+from sandpit.api.http.fields import (
     DnsServers,
     EgressRules,
     Host,
@@ -21,8 +21,8 @@ from sandpit.api.fields import (
     TemplateText,
     Variables,
 )
+from sandpit.control.lifecycle.requests import NewSandbox
 from sandpit.control.limits import MAX_FORKS, MAX_INTEGER, MAX_MCP_BYTES
-from sandpit.control.requests import NewSandbox
 
 V1_TIMEOUT = 15
 V2_TIMEOUT = 300

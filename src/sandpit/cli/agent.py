@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager, contextmanager
 
 import httpx
 
-from sandpit.cli import account as accounts
-from sandpit.cli.account import Account
+from sandpit.cli.accounts import account as accounts
+from sandpit.cli.accounts.account import Account
 from sandpit.cli.client import USER_AGENT, Json, unreachable
 from sandpit.cli.errors import CliError
 from sandpit.sdk.wire import AGENT_PORT, INTERPRETER_PORT, Envelopes, base64_text, envelope

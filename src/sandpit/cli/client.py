@@ -9,8 +9,8 @@ from typing import Any, Self
 from urllib.parse import quote, urlencode, urlsplit
 
 from sandpit import __version__
-from sandpit.cli import account as accounts
-from sandpit.cli.account import Account
+from sandpit.cli.accounts import account as accounts
+from sandpit.cli.accounts.account import Account
 from sandpit.cli.errors import CliError
 
 Json = dict[str, Any]

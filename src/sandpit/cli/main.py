@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from sandpit import __version__
-from sandpit.cli import sandbox_commands
 from sandpit.cli.errors import CliError
-from sandpit.cli.template import app as template
+from sandpit.cli.sandboxes import actions as sandbox_commands
+from sandpit.cli.templates.template import app as template
 
 app = typer.Typer(
     name="sandpit",
@@ -44,7 +44,7 @@ LogFile = Annotated[bool, typer.Option("--log-file", help="Write to the log of `
 @app.command()
 def server(log_level: LogLevel = "info", log_file: LogFile = False) -> None:
     """Run the server in the foreground."""
-    from sandpit.cli.foreground import run
+    from sandpit.cli.server.foreground import run
 
     run(log_level, to_file=log_file)
 
@@ -52,7 +52,7 @@ def server(log_level: LogLevel = "info", log_file: LogFile = False) -> None:
 @app.command()
 def prepare() -> None:
     """Install the programs that this machine lacks, and build the templates that come with Sandpit."""
-    from sandpit.cli.prepare import prepare
+    from sandpit.cli.server.prepare import prepare
 
     prepare()
 
@@ -60,7 +60,7 @@ def prepare() -> None:
 @app.command()
 def up(timeout: Timeout = 180.0, refresh: Refresh = False, warm: Warm = False) -> None:
     """Start the server in the background, unless it runs."""
-    from sandpit.cli.daemon import up, warm_up
+    from sandpit.cli.server.daemon import up, warm_up
 
     up(timeout, refresh=refresh)
     if warm:
@@ -70,7 +70,7 @@ def up(timeout: Timeout = 180.0, refresh: Refresh = False, warm: Warm = False) -
 @app.command()
 def down(sandboxes: EndSandboxes = False, timeout: Timeout = 60.0) -> None:
     """Stop the server. Sandboxes go on, and the next server finds them."""
-    from sandpit.cli.daemon import down
+    from sandpit.cli.server.daemon import down
 
     down(sandboxes=sandboxes, timeout=timeout)
 
@@ -78,7 +78,7 @@ def down(sandboxes: EndSandboxes = False, timeout: Timeout = 60.0) -> None:
 @app.command()
 def status(as_json: Json = False) -> None:
     """Say what the server is doing. Exit status: 0 running, 3 not running, 4 running but not answering."""
-    from sandpit.cli.reports import status
+    from sandpit.cli.server.reports import status
 
     status(as_json=as_json)
 
@@ -91,7 +91,7 @@ def env(
     ] = False,
 ) -> None:
     """Print what official clients need: eval "$(sandpit env)"."""
-    from sandpit.cli.reports import env
+    from sandpit.cli.server.reports import env
 
     env(as_json=as_json, legacy=legacy)
 
@@ -99,7 +99,7 @@ def env(
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Check this machine and say how to mend it. Exit status 1 when something that is needed is missing."""
-    from sandpit.cli.doctor import doctor
+    from sandpit.cli.doctor.command import doctor
 
     doctor(as_json=as_json)
 
@@ -107,7 +107,7 @@ def doctor(as_json: Json = False) -> None:
 @app.command()
 def openapi() -> None:
     """Print the API's description (OpenAPI 3.1, JSON): routes, fields, limits, answers."""
-    from sandpit.cli.reports import openapi
+    from sandpit.cli.server.reports import openapi
 
     openapi()
 
@@ -133,7 +133,7 @@ def mcp(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def bench(context: typer.Context) -> None:
     """Measure this machine's Sandpit, from its source tree: all arguments go to ./bench."""
-    from sandpit.cli.measure import bench
+    from sandpit.cli.server.measure import bench
 
     bench(context.args)
 
@@ -146,7 +146,7 @@ def login(
     as_json: Json = False,
 ) -> None:
     """Check a server and a key, and use them from now on. Asks for what is missing."""
-    from sandpit.cli.auth import login
+    from sandpit.cli.accounts.auth import login
 
     login(api_url, api_key, sandbox_url, as_json=as_json)
 
@@ -154,7 +154,7 @@ def login(
 @auth.command()
 def logout(as_json: Json = False) -> None:
     """Forget what login has stored."""
-    from sandpit.cli.auth import logout
+    from sandpit.cli.accounts.auth import logout
 
     logout(as_json=as_json)
 
@@ -162,7 +162,7 @@ def logout(as_json: Json = False) -> None:
 @auth.command("info")
 def auth_info(as_json: Json = False) -> None:
     """Tell which server and key are used, and whether they work."""
-    from sandpit.cli.auth import info
+    from sandpit.cli.accounts.auth import info
 
     info(as_json=as_json)
 
@@ -170,7 +170,7 @@ def auth_info(as_json: Json = False) -> None:
 @keys.command("create")
 def create_key(name: Annotated[str, typer.Argument(help="What the key is for.")], as_json: Json = False) -> None:
     """Make an API key and print it: it is shown this once."""
-    from sandpit.cli.keys import create
+    from sandpit.cli.accounts.keys import create
 
     create(name, as_json=as_json)
 
@@ -178,7 +178,7 @@ def create_key(name: Annotated[str, typer.Argument(help="What the key is for.")]
 @keys.command("list")
 def list_keys(as_json: Json = False) -> None:
     """List the API keys."""
-    from sandpit.cli.keys import show
+    from sandpit.cli.accounts.keys import show
 
     show(as_json=as_json)
 
@@ -186,7 +186,7 @@ def list_keys(as_json: Json = False) -> None:
 @keys.command("revoke")
 def revoke_key(key_id: Annotated[str, typer.Argument(metavar="ID", help="From `sandpit keys list`.")]) -> None:
     """Make an API key worthless, at once."""
-    from sandpit.cli.keys import revoke
+    from sandpit.cli.accounts.keys import revoke
 
     revoke(key_id)
 
@@ -194,7 +194,7 @@ def revoke_key(key_id: Annotated[str, typer.Argument(metavar="ID", help="From `s
 @teams.command("create")
 def create_team(name: Annotated[str, typer.Argument(help="The team's name.")], as_json: Json = False) -> None:
     """Make a team and print its first API key: it is shown this once."""
-    from sandpit.cli.teams import create
+    from sandpit.cli.accounts.teams import create
 
     create(name, as_json=as_json)
 
@@ -202,7 +202,7 @@ def create_team(name: Annotated[str, typer.Argument(help="The team's name.")], a
 @teams.command("list")
 def list_teams(as_json: Json = False) -> None:
     """List the teams."""
-    from sandpit.cli.teams import show
+    from sandpit.cli.accounts.teams import show
 
     show(as_json=as_json)
 

@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from sandpit import __version__
-from sandpit.cli import account as accounts
+from sandpit.cli.accounts import account as accounts
 from sandpit.cli.agent import Agent, AgentError
 from sandpit.cli.client import Api, Json, path_of
 from sandpit.cli.errors import CliError

@@ -8,40 +8,40 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from sandpit.control.accounts.firstkey import first_key
+from sandpit.control.accounts.keys import KeyService
+from sandpit.control.accounts.quota import SnapshotQuota, TemplateQuota
+from sandpit.control.accounts.teams import DEFAULT_SLUG, Identity, TeamService
 from sandpit.control.background import Maintenance, Sampler
-from sandpit.control.builds import BuildService
-from sandpit.control.cleaning import Cleaner
 from sandpit.control.core import Core
-from sandpit.control.deadlines import Deadlines
-from sandpit.control.directory import LiveDirectory
-from sandpit.control.ending import Ending
-from sandpit.control.firstkey import first_key
-from sandpit.control.guestlogs import GuestLogs
 from sandpit.control.idempotency import IdempotencyService
-from sandpit.control.keys import KeyService
+from sandpit.control.lifecycle.deadlines import Deadlines
+from sandpit.control.lifecycle.directory import LiveDirectory
+from sandpit.control.lifecycle.ending import Ending
+from sandpit.control.lifecycle.pausing import Pausing
+from sandpit.control.lifecycle.queries import SandboxQueries
+from sandpit.control.lifecycle.reconcile import reconcile
+from sandpit.control.lifecycle.sandboxes import SandboxService
+from sandpit.control.lifecycle.sleep import SleepService
+from sandpit.control.lifecycle.snapshots import SnapshotService
+from sandpit.control.lifecycle.sweeping import Sweeper
+from sandpit.control.logs.guests import GuestLogs
 from sandpit.control.operations import Operations
-from sandpit.control.pausing import Pausing
-from sandpit.control.queries import SandboxQueries
-from sandpit.control.quota import SnapshotQuota, TemplateQuota
-from sandpit.control.reconcile import reconcile
-from sandpit.control.sandboxes import SandboxService
-from sandpit.control.sleep import SleepService
-from sandpit.control.snapshots import SnapshotService
-from sandpit.control.sweeping import Sweeper
-from sandpit.control.tags import TagService
-from sandpit.control.teams import DEFAULT_SLUG, Identity, TeamService
-from sandpit.control.templates import TemplateService
-from sandpit.control.uploadlinks import UploadLinks
-from sandpit.diskspace import DiskSpace
-from sandpit.places import key_file
+from sandpit.control.templates.builds import BuildService
+from sandpit.control.templates.cleaning import Cleaner
+from sandpit.control.templates.tags import TagService
+from sandpit.control.templates.templates import TemplateService
+from sandpit.control.templates.uploadlinks import UploadLinks
+from sandpit.lib.diskspace import DiskSpace
+from sandpit.server.places import key_file
 from sandpit.store.database import Database
 from sandpit.store.uploads import Uploads
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from sandpit.node.contract import Node
-    from sandpit.settings import Settings
+    from sandpit.contract.node import Node
+    from sandpit.server.settings import Settings
 
 log = logging.getLogger(__name__)
 GRACE_SECONDS = 10.0

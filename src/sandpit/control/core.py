@@ -6,22 +6,22 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sandpit.control import records
+from sandpit.contract.directory import Target
+from sandpit.contract.node import AgentUnresponsive, NodeError, UnknownSandbox
 from sandpit.control.errors import BusyError, ConflictError, NotFoundError
-from sandpit.control.expiry import ExpirySchedule
-from sandpit.control.live import Live, LiveSandboxes
-from sandpit.edge.directory import Target
-from sandpit.node.contract import AgentUnresponsive, NodeError, UnknownSandbox
+from sandpit.control.lifecycle import records
+from sandpit.control.lifecycle.expiry import ExpirySchedule
+from sandpit.control.lifecycle.live import Live, LiveSandboxes
 from sandpit.store.types import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from sandpit.control.directory import LiveDirectory
-    from sandpit.control.guestlogs import GuestLogs
+    from sandpit.contract.node import Node, RunningSandbox
+    from sandpit.control.accounts.teams import Identity
+    from sandpit.control.lifecycle.directory import LiveDirectory
+    from sandpit.control.logs.guests import GuestLogs
     from sandpit.control.operations import Operations
-    from sandpit.control.teams import Identity
-    from sandpit.node.contract import Node, RunningSandbox
     from sandpit.store.database import Database
     from sandpit.store.models import Sandbox
 
@@ -48,7 +48,7 @@ class Core:
     """Ends or pauses a sandbox whose time is over; set by the service that can do both."""
     expiry: ExpirySchedule = field(init=False)
     unwanted: set[str] = field(default_factory=set)
-    """Sandboxes that may run on the node although nobody has them: killing them has failed, and is tried again (`control.sweeping`)."""
+    """Sandboxes that may run on the node although nobody has them: killing them has failed, and is tried again (`control.lifecycle.sweeping`)."""
     _timing_out: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """The gateway: which sandbox and port is this request for, and bytes both ways."""
 
-from .directory import Directory, Target
+from sandpit.contract.directory import Directory, Target
+
 from .limits import Limits
 from .server import Edge
 

@@ -6,8 +6,9 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
+from sandpit.contract.directory import WakeRefusedError
+
 from .destination import key_for, unreachable
-from .directory import WakeRefusedError
 from .refusals import Refusal, sandbox_not_found
 from .routing import guard
 from .upstream import PortClosedError
@@ -15,7 +16,8 @@ from .upstream import PortClosedError
 if TYPE_CHECKING:
     import asyncio
 
-    from .directory import Target
+    from sandpit.contract.directory import Target
+
     from .routing import Route
     from .server import Edge
     from .upstream import Upstream

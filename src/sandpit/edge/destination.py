@@ -9,7 +9,8 @@ from .routing import AGENT_PORTS
 from .upstream import Key
 
 if TYPE_CHECKING:
-    from .directory import Directory
+    from sandpit.contract.directory import Directory
+
     from .routing import Route
     from .wire import Request
 

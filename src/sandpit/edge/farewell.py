@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import struct
 
-from .directory import AGENT_PORT
+from sandpit.contract.directory import AGENT_PORT
 
 INTERPRETER_PORT = 49999
 _CONNECT = b"application/connect+"

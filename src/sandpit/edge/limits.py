@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .peers import Network
+    from sandpit.lib.peers import Network
 
 PIECE_BYTES = 256 * 1024
 """The most that is read from a connection at a time (uvloop: 256,000 bytes)."""

@@ -10,13 +10,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .directory import AGENT_PORT, LEGACY_AGENT_PORT, RELAY_PORT
+from sandpit.contract.directory import AGENT_PORT, LEGACY_AGENT_PORT, RELAY_PORT
+
 from .refusals import Refusal, sandbox_not_found
 from .reserved import is_reserved
 from .signatures import find_signed, opens
 
 if TYPE_CHECKING:
-    from .directory import Directory, Target
+    from sandpit.contract.directory import Directory, Target
+
     from .wire import Request
 
 AGENT_PORTS = frozenset({AGENT_PORT, LEGACY_AGENT_PORT})

@@ -7,9 +7,10 @@ import socket
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from sandpit.lib.peers import Peers
+
 from .client import Client
 from .limits import STALL_GRACE, Limits
-from .peers import Peers
 from .refusals import Refusal
 from .tls import TlsListener
 from .upstream import Dialer, Pool
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Coroutine, Sequence
 
-    from .directory import Directory
+    from sandpit.contract.directory import Directory
+
     from .exchange import Exchange
 
 _BACKLOG = 4096

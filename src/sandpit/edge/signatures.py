@@ -1,6 +1,6 @@
 """Signed file links: whose they are, and whether the agent would accept them (current-protocol 1.6, 1.8).
 
-The agent's own rules are in `sandpit.guest.agent.files` and `.signature`, which cannot be imported here; one table of cases is tried on
+The agent's own rules are in `sandpit.guest.agent.files.routes` and `.signature`, which cannot be imported here; one table of cases is tried on
 both (`tests/edge/test_links.py`), so that they stay the same.
 """
 
@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 from .refusals import Refusal
 
 if TYPE_CHECKING:
-    from .directory import Directory, Target
+    from sandpit.contract.directory import Directory, Target
 
 _OPERATIONS = {
     b"GET": ("read",),

@@ -8,7 +8,7 @@ import ssl
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
-from .directory import RELAY_PORT
+from sandpit.contract.directory import RELAY_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from sandpit.node.trust import Trust
+from sandpit.node.sandboxes.trust import Trust
 
 INNER_ADDRESS = IPv4Address("169.254.0.21")
 """The address every sandbox believes it has: a snapshot taken in one network slot restores in any other."""
@@ -55,7 +55,7 @@ class NodeConfig:
     create_queue: int = 256
     """Creates that may wait for their turn; more are refused at once."""
     disk_reserve_mb: int | None = None
-    """Disk, in MiB, that is kept free; None: a twentieth of the file system, at most 2 GiB (sandpit.diskspace)."""
+    """Disk, in MiB, that is kept free; None: a twentieth of the file system, at most 2 GiB (sandpit.lib.diskspace)."""
     allow_ranges: tuple[IPv4Network, ...] = ()
     """Private ranges that the operator opens to all sandboxes."""
     sandbox_flows: int = 2048

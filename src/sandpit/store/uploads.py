@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO
 
-from sandpit.diskspace import Claim, DiskSpace
-from sandpit.ledger import Ledger, OverLimit
+from sandpit.lib.diskspace import Claim, DiskSpace
+from sandpit.lib.ledger import Ledger, OverLimit
 
 _NAME = re.compile(r"[a-z0-9-]{1,64}")
 _CHUNK = 1 << 20

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandpit.guest.agent import mounts
+from sandpit.guest.agent.files import mounts
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import uvloop
 from uvicorn.config import Config
 
-from sandpit.guest.agent import elevate, sudo_shim
 from sandpit.guest.agent.connections import GATEWAY, Connection, Connections
-from sandpit.guest.agent.control import ControlKeys, received_keys
-from sandpit.guest.agent.identity import use_resolver
+from sandpit.guest.agent.control.identity import use_resolver
+from sandpit.guest.agent.control.lender import Lender
+from sandpit.guest.agent.control.listeners import BACKLOG, Held, hold
+from sandpit.guest.agent.control.secrets import ControlKeys, received_keys
+from sandpit.guest.agent.control.state import AgentState
 from sandpit.guest.agent.legacy.door import MAX_MESSAGE_BYTES, PORT, Door, web_socket
-from sandpit.guest.agent.lender import Lender
-from sandpit.guest.agent.listeners import BACKLOG, Held, hold
 from sandpit.guest.agent.relay import Relay
 from sandpit.guest.agent.server import build_app
-from sandpit.guest.agent.state import AgentState
+from sandpit.guest.agent.sudo import elevate
+from sandpit.guest.agent.sudo import shim as sudo_shim
 
 if TYPE_CHECKING:
     from collections.abc import Callable

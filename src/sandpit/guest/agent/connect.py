@@ -33,7 +33,7 @@ from sandpit.guest.agent.connect_wire import (
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from sandpit.guest.agent.state import AgentState
+    from sandpit.guest.agent.control.state import AgentState
 
 UnaryHandler = Callable[[Message, "Call"], Awaitable[Message | bytes]]
 """Bytes are a message that is JSON already."""

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from sandpit.guest.agent.state import AgentState
+    from sandpit.guest.agent.control.state import AgentState
 
 _LINE = re.compile(rb"([1-9][0-9]{0,4}) ([0-9a-f]{64})\n")
 _LONGEST_LINE = 71

@@ -10,16 +10,20 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sandpit.guest.agent import files, filesystem, identity, journal, killed, process_service, snapshot_service
-from sandpit.guest.agent.guard import Guard
-from sandpit.guest.agent.metrics import Meter
-from sandpit.guest.agent.ports import PortWatch
-from sandpit.guest.agent.processes import ProcessTable
+from sandpit.guest.agent.control import identity, journal, killed
+from sandpit.guest.agent.control import snapshots as snapshot_service
+from sandpit.guest.agent.control.guard import Guard
+from sandpit.guest.agent.control.metrics import Meter
+from sandpit.guest.agent.control.ports import PortWatch
+from sandpit.guest.agent.files import routes as files
+from sandpit.guest.agent.files import service as filesystem
+from sandpit.guest.agent.process import service as process_service
+from sandpit.guest.agent.process.processes import ProcessTable
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from sandpit.guest.agent.state import AgentState
+    from sandpit.guest.agent.control.state import AgentState
 
 
 def build_app(state: AgentState) -> Starlette:

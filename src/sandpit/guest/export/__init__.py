@@ -11,11 +11,11 @@ import signal
 import sys
 from pathlib import Path
 
-from sandpit.guest.disk import DESCRIPTOR, pack
+from sandpit.protocol.disk import DESCRIPTOR, pack
 
 
 def export() -> None:
-    """Stop all processes but the agent, and write the tar stream of `sandpit.guest.disk`. Raises: OSError."""
+    """Stop all processes but the agent, and write the tar stream of `sandpit.protocol.disk`. Raises: OSError."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(-1, signal.SIGSTOP)
     pack(Path(f"/proc/1/fd/{DESCRIPTOR}"), sys.stdout.buffer)

@@ -29,7 +29,7 @@ class Settings:
     jupyter_socket: Path = Path("/run/e2b-jupyter/server.sock")
     """The same for root in the sandbox, always there: where E2B's template has its Jupyter server since 2026."""
     lender: Path = Path("/run/sandpit/ports/lend.sock")
-    """Where the agent lends listening sockets (`sandpit.guest.agent.lender`)."""
+    """Where the agent lends listening sockets (`sandpit.guest.agent.control.lender`)."""
     transport: str = "ipc"
     """How to talk to ipykernel: `ipc` (unix sockets) or `tcp` (loopback); other kernels know TCP only.
 

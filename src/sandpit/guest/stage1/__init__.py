@@ -2,7 +2,7 @@
 
 Found at start (docs/architecture.md, the guest): `/` the template's root, read-only; `/.disk` an empty file system whose size is the
 sandbox's disk limit; `/.sandpit` the guest closure; `/proc`, `/sys`, `/dev`; for a sandbox that lived before,
-`/.restore/disk`, which is what it has written (sandpit.guest.disk). Left behind: an overlay of both as `/`, entered as a chroot;
+`/.restore/disk`, which is what it has written (sandpit.protocol.disk). Left behind: an overlay of both as `/`, entered as a chroot;
 between the two a layer of what the kernel's faults need (`remedies`).
 """
 
@@ -13,8 +13,8 @@ import os
 import stat
 from pathlib import Path
 
-from sandpit.guest.disk import DESCRIPTOR, Upper, unpack
 from sandpit.guest.stage1 import remedies
+from sandpit.protocol.disk import DESCRIPTOR, Upper, unpack
 
 _MS_BIND = 0x1000
 _MS_REC = 0x4000

@@ -1,1 +1,1 @@
-"""`sudo` where the kernel ignores set-user-ID: asks the agent to start the real one (see sandpit.guest.agent.elevate)."""
+"""`sudo` where the kernel ignores set-user-ID: asks the agent to start the real one (see sandpit.guest.agent.sudo.elevate)."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from sandpit.node.boundedlog import BoundedLog
-from sandpit.node.cgroups import Cgroup
-from sandpit.node.contract import NodeError
-from sandpit.node.processes import ProcessId
-from sandpit.node.slots import Slot
+from sandpit.contract.node import NodeError
+from sandpit.node.host.cgroups import Cgroup
+from sandpit.node.host.processes import ProcessId
+from sandpit.node.network.slots import Slot
+from sandpit.node.runtime.boundedlog import BoundedLog
 
 
 class RuntimeFailed(NodeError):

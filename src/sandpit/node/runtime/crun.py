@@ -18,14 +18,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
-from sandpit.node import mounts, namespaces
-from sandpit.node.cgroups import Cgroup, LimitValues
-from sandpit.node.commands import tied
-from sandpit.node.processes import ProcessId
+from sandpit.lib import mounts
+from sandpit.lib.private import passable, private
+from sandpit.node.host import namespaces
+from sandpit.node.host.cgroups import Cgroup, LimitValues
+from sandpit.node.host.commands import tied
+from sandpit.node.host.processes import ProcessId
 from sandpit.node.runtime import crun_config, crun_processes, crun_stage, disk_image
 from sandpit.node.runtime.base import GuestProcess, Plan, RuntimeFailed, SnapshotUnsupported
 from sandpit.node.runtime.detached import run_detached
-from sandpit.private import passable, private
 
 log = logging.getLogger(__name__)
 

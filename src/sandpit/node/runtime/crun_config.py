@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sandpit.node.network.slots import Slot
 from sandpit.node.runtime import crun_stage, hidden, oci, seccomp
 from sandpit.node.runtime.base import Plan
-from sandpit.node.slots import Slot
 
 _FIRST_UID = 0x10000000
 """Outer user ids start here, 65536 for each slot: no user of the host, none of another sandbox."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from sandpit.node.guestlog import clean
-from sandpit.node.processes import ProcessId
+from sandpit.node.guests.log import clean
+from sandpit.node.host.processes import ProcessId
 from sandpit.node.runtime.base import GuestProcess
 
 

@@ -7,9 +7,9 @@ import os
 import subprocess
 from collections.abc import Sequence
 
-from sandpit import programs
-from sandpit.node.boundedlog import BoundedLog
+from sandpit.lib import programs
 from sandpit.node.runtime.base import RuntimeFailed
+from sandpit.node.runtime.boundedlog import BoundedLog
 
 
 async def run_detached(argv: Sequence[str], what: str, log: BoundedLog, timeout: float, stdin: bytes = b"") -> None:

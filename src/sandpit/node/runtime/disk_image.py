@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from sandpit.node import mounts
-from sandpit.node.commands import CommandFailed, run
+from sandpit.lib import mounts
+from sandpit.node.host.commands import CommandFailed, run
 from sandpit.node.runtime.base import RuntimeFailed
 
 _COPY_SECONDS = 600.0

@@ -17,15 +17,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sandpit.node import mounts, partials
-from sandpit.node.cgroups import Cgroup
-from sandpit.node.commands import CommandFailed, run, save, tied
-from sandpit.node.processes import ProcessId
+from sandpit.lib import mounts, partials
+from sandpit.lib.private import private
+from sandpit.node.host.cgroups import Cgroup
+from sandpit.node.host.commands import CommandFailed, run, save, tied
+from sandpit.node.host.processes import ProcessId
 from sandpit.node.runtime import gvisor_checkpoint, gvisor_control, oci
 from sandpit.node.runtime.base import GuestProcess, Plan, RuntimeFailed
 from sandpit.node.runtime.detached import run_detached
 from sandpit.node.runtime.releases import GOFER, Releases
-from sandpit.private import private
 
 _GUEST_CAPABILITIES = (
     *oci.CAPABILITIES,

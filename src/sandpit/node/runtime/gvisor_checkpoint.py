@@ -12,7 +12,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from sandpit.node.commands import run
+from sandpit.node.host.commands import run
 
 STATE, METADATA, PAGES = "checkpoint.img", "pages_meta.img", "pages.img"
 _MAGIC = b"gVisorSF"

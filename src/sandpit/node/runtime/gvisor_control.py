@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sandpit.node.guestlog import clean
+from sandpit.node.guests.log import clean
 from sandpit.node.runtime.base import GuestProcess, RuntimeFailed
 
 _SECONDS = 5.0

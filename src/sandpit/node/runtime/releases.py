@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from sandpit.private import private
+from sandpit.lib.private import private
 
 GOFER = ".gofer"
 """Ends the name of a release whose gofer opens all files. Without it the sentry does, as in all of Sandpit up to 0.1: what was taken or

@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 
-from sandpit.guest.agent.guard import only_token, token_matches
+from sandpit.guest.agent.control.guard import only_token, token_matches
 from sandpit.guest.agent.legacy import interpreter, journalctl
 from sandpit.guest.agent.legacy.files import Files
 from sandpit.guest.agent.legacy.filesystem import FilesystemService
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
     from starlette.websockets import WebSocket
 
+    from sandpit.guest.agent.control.state import AgentState
     from sandpit.guest.agent.legacy.rpc import Service
-    from sandpit.guest.agent.processes import ProcessTable
-    from sandpit.guest.agent.state import AgentState
+    from sandpit.guest.agent.process.processes import ProcessTable
 
 _UNAUTHORIZED = "this sandbox has an access token, which the protocol of 2024 cannot send"
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sandpit.guest.agent.processes import ProcessTable
+from sandpit.guest.agent.process.processes import ProcessTable
 
 if TYPE_CHECKING:
     import asyncio
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from sandpit.guest.agent.state import AgentState
+    from sandpit.guest.agent.control.state import AgentState
 
 PORT = 49982
 MAX_MESSAGE_BYTES = 64 << 20

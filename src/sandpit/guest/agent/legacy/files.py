@@ -10,16 +10,16 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.responses import PlainTextResponse, Response
 
 from sandpit.guest.agent.accounts import Account, resolve_path
-from sandpit.guest.agent.files_download import send_file
-from sandpit.guest.agent.files_error import FileError
-from sandpit.guest.agent.files_upload import pump
+from sandpit.guest.agent.files.download import send_file
+from sandpit.guest.agent.files.error import FileError
+from sandpit.guest.agent.files.upload import pump
 from sandpit.guest.agent.legacy.form import FormSink
 from sandpit.guest.agent.legacy.shells import owner
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
-    from sandpit.guest.agent.state import AgentState
+    from sandpit.guest.agent.control.state import AgentState
 
 _METHODS = "GET, HEAD, POST"
 

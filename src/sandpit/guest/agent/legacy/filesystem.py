@@ -10,21 +10,21 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from sandpit.guest.agent import tree
 from sandpit.guest.agent.accounts import Account, resolve_path
-from sandpit.guest.agent.entries import printable
-from sandpit.guest.agent.files_error import FileError
-from sandpit.guest.agent.files_target import check_regular
+from sandpit.guest.agent.files import tree
+from sandpit.guest.agent.files.entries import printable
+from sandpit.guest.agent.files.error import FileError
+from sandpit.guest.agent.files.target import check_regular
+from sandpit.guest.agent.files.watch import EventsLostError, TooManyWatchersError, WatcherTable
 from sandpit.guest.agent.legacy.rpc import Method, RpcError
 from sandpit.guest.agent.legacy.shells import Clock, owner
-from sandpit.guest.agent.watch import EventsLostError, TooManyWatchersError, WatcherTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from sandpit.guest.agent.control.state import AgentState
+    from sandpit.guest.agent.files.watch import Watcher
     from sandpit.guest.agent.legacy.rpc import Subscription
-    from sandpit.guest.agent.state import AgentState
-    from sandpit.guest.agent.watch import Watcher
 
 MAX_FILE_BYTES = 256 << 20
 """Of one read: the whole file is in one message. Downloads have no limit."""

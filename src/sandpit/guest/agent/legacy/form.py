@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from python_multipart.multipart import parse_options_header
 
-from sandpit.guest.agent import tree
-from sandpit.guest.agent.files_error import FileError, from_os
-from sandpit.guest.agent.files_form import FormReader
-from sandpit.guest.agent.files_target import Target
+from sandpit.guest.agent.files import tree
+from sandpit.guest.agent.files.error import FileError, from_os
+from sandpit.guest.agent.files.form import FormReader
+from sandpit.guest.agent.files.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

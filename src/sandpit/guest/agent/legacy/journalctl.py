@@ -6,7 +6,7 @@ import logging
 import os
 from pathlib import Path
 
-from sandpit.guest.agent.start_log import TEXT
+from sandpit.guest.agent.process.start_log import TEXT
 
 _LOG = logging.getLogger(__name__)
 PROGRAM = Path("/usr/local/bin/journalctl")

@@ -9,12 +9,12 @@ import time
 from typing import TYPE_CHECKING
 
 from sandpit.guest.agent.accounts import Account, find_account, resolve_path
-from sandpit.guest.agent.spawn import Command
+from sandpit.guest.agent.process.spawn import Command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sandpit.guest.agent.state import AgentState
+    from sandpit.guest.agent.control.state import AgentState
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ID_CHARACTERS = string.ascii_letters + string.digits

@@ -9,17 +9,17 @@ import signal
 from typing import TYPE_CHECKING
 
 from sandpit.guest.agent.accounts import UnknownAccountError
-from sandpit.guest.agent.follower import Follower
 from sandpit.guest.agent.legacy.rpc import Method, RpcError, Subscription, Topics
 from sandpit.guest.agent.legacy.shells import command, new_id
-from sandpit.guest.agent.processes import Config
-from sandpit.guest.agent.spawn import WorkingDirectoryError, resize, tell_resized
+from sandpit.guest.agent.process.follower import Follower
+from sandpit.guest.agent.process.processes import Config
+from sandpit.guest.agent.process.spawn import WorkingDirectoryError, resize, tell_resized
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sandpit.guest.agent.processes import Process, ProcessTable
-    from sandpit.guest.agent.state import AgentState
+    from sandpit.guest.agent.control.state import AgentState
+    from sandpit.guest.agent.process.processes import Process, ProcessTable
 
 _COLUMNS, _ROWS = 80, 24
 _MAX_SIZE = 0xFFFF

@@ -1,0 +1,1 @@
+"""Commands that run and inspect the server of this machine."""

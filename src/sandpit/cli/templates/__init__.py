@@ -1,0 +1,1 @@
+"""`sandpit template`."""

@@ -1,0 +1,1 @@
+"""The seams between the parts: plain data and protocols."""

@@ -1,0 +1,1 @@
+"""Teams, keys and quotas."""

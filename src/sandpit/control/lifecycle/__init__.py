@@ -1,0 +1,1 @@
+"""The life of sandboxes, from create to kill."""

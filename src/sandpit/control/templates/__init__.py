@@ -1,0 +1,1 @@
+"""Templates, their builds and names."""

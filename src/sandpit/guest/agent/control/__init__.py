@@ -1,0 +1,1 @@
+"""What the node asks of the agent, and who may ask."""

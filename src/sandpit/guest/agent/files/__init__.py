@@ -1,0 +1,1 @@
+"""Files and directories: up- and downloads, the file system service, watchers."""

@@ -1,0 +1,1 @@
+"""Processes that clients start, and the template's start command."""

@@ -1,0 +1,1 @@
+"""`sudo` where the kernel ignores set-user-ID."""

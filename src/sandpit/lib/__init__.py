@@ -1,0 +1,1 @@
+"""What every part may use: programs, private files, reservations, background tasks. Imports nothing of ours."""

@@ -1,0 +1,1 @@
+"""Calls to the agents in sandboxes; everything they answer is hostile."""

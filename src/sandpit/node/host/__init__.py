@@ -1,0 +1,1 @@
+"""The host's kernel: control groups, mounts, processors, load."""

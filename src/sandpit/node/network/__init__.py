@@ -1,0 +1,1 @@
+"""Network slots, packet rules and names."""

@@ -1,0 +1,1 @@
+"""Making a machine ready: host tools, guest closure, built-in templates."""

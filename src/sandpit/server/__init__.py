@@ -1,0 +1,1 @@
+"""The server process: every part put together, its settings and certificates."""

@@ -9,6 +9,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 _TEST = re.compile(r"`((?:[\w-]+/)+test_\w+\.py)(?:::(test_\w+))?`")
+_ANCHOR = re.compile(r'<a id="([\w-]+)"></a>')
+_ANCHORED = re.compile(r"\]\(((?!https?:)[^)#]*)#([^)]+)\)")
+_CITATION = re.compile(
+    r"(?<![\w/\[-])(current-protocol|legacy-protocol|code-interpreter|service-protocol) (\d+(?:\.\d+)?)(?![\d.]*\d)"
+)
 _LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 
 
@@ -43,6 +48,33 @@ def test_every_test_of_the_clients_of_2024_is_in_the_table_and_exists() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")):
         for target in _LINK.findall(page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_cited_sections_of_the_protocols_exist() -> None:
+    pages = {page.stem: set(_ANCHOR.findall(page.read_text())) for page in (ROOT / "docs/protocol").glob("*.md")}
+    cited = {(page, number) for _, text in written() for page, number in _CITATION.findall(text)}
+    assert len(cited) > 80
+    assert [(page, number) for page, number in sorted(cited) if f"s{number.replace('.', '-')}" not in pages[page]] == []
+
+
+def test_anchors_of_links_exist() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")):
+        for target, anchor in _ANCHORED.findall(page.read_text()):
+            text = ((page.parent / target) if target else page).read_text()
+            headings = {_slug(heading) for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+            assert anchor in headings | set(_ANCHOR.findall(text)), f"{page.name} links to {target}#{anchor}"
+
+
+def _slug(heading: str) -> str:
+    """The anchor of a heading, as forges make it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def written() -> list[tuple[str, str]]:
+    """Code, tests and pages."""
+    folders = ("src/sandpit", "tests", "benchmarks", "docs")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".md", ".mjs")]
+    return [(str(path.relative_to(ROOT)), path.read_text()) for path in files]

@@ -12,7 +12,7 @@ import pytest
 
 from sandpit.lib import programs
 
-_SOURCES = Path(programs.__file__).parent
+_SOURCES = Path(programs.__file__).parents[1]
 _STARTERS = {
     "subprocess": {"run", "Popen", "call", "check_call", "check_output", "getoutput", "getstatusoutput"},
     "asyncio": {"create_subprocess_exec", "create_subprocess_shell"},

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.build.registry import Entry, Registry, layer
+from tests.templates.registry import Entry, Registry, layer
 
 from benchmarks.rig import Rig, rig
 from benchmarks.series import Clock, Measurement

@@ -221,7 +221,12 @@ def test_a_start_that_outlives_the_server(built_images: None, runtime: str) -> N
         customer = threading.Thread(target=create_until_refused, args=(live.api_url, live.key, made))
         customer.start()
         caught: list[int] = []
-        wait_for(lambda: caught.extend(pid for pid in runtime_commands(live) if stopped(pid)) or caught, pause=0)
+
+        def catch() -> list[int]:
+            caught.extend(pid for pid in runtime_commands(live) if stopped(pid))
+            return caught
+
+        wait_for(catch, pause=0)
         live.kill()
         customer.join()
         live.start()

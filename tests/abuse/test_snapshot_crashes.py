@@ -193,9 +193,12 @@ def test_a_checkpoint_command_that_dies(victim: Victim) -> None:
     """The runtime's own command is killed in the middle: pause fails, the sandbox goes on."""
     victim.mark()
     killed: list[int] = []
-    hunter = threading.Thread(
-        target=lambda: wait_for(lambda: killed.extend(kill_checkpoints(victim.live)) or killed, pause=0)
-    )
+
+    def hunt() -> list[int]:
+        killed.extend(kill_checkpoints(victim.live))
+        return killed
+
+    hunter = threading.Thread(target=lambda: wait_for(hunt, pause=0))
     hunter.start()
     answer = victim.post("pause")
     hunter.join()

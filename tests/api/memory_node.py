@@ -7,24 +7,17 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sandpit.contract.builder import BuildFailed, BuildFiles, BuildReport, BuildSpec
+from sandpit.contract.errors import AgentUnresponsive, NodeError, UnknownSandbox, UnknownSnapshot, UnknownTemplateBuild
 from sandpit.contract.node import (
-    AgentUnresponsive,
-    BuildFailed,
-    BuildFiles,
-    BuildReport,
-    BuildSpec,
     GuestEvents,
     NetworkPolicy,
-    NodeError,
     RunningSandbox,
     SandboxGone,
     SandboxMetric,
     SandboxSpec,
     SnapshotInfo,
     TemplateImage,
-    UnknownSandbox,
-    UnknownSnapshot,
-    UnknownTemplateBuild,
 )
 
 if TYPE_CHECKING:

@@ -117,7 +117,7 @@ async def test_an_alias_is_its_teams(
     assert (await stranger.patch("/templates/default%2Fquartz", json={"public": False})).status_code == 403
 
 
-NAMING = {
+NAMING: dict[str, list[dict[str, Any]]] = {
     "POST /sandboxes": [{"templateID": "NAME"}],
     "POST /v2/sandboxes": [{"templateID": "NAME"}, {"templateID": "NAME", "mcp": {}}],
     "POST /v2/templates": [{"name": "NAME"}, {"alias": "NAME"}],

@@ -10,7 +10,7 @@ from tests.api.memory_node import MemoryNode
 
 from sandpit.control.accounts import firstkey
 from sandpit.control.app import ControlPlane
-from sandpit.server.places import key_file
+from sandpit.lib.private import replace_private
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 async def started(settings: Settings) -> tuple[str, list[str]]:
     """A start: the key in the file, which must work, and the names of all keys of the default team."""
     async with ControlPlane(settings, MemoryNode()) as control:
-        key = key_file(settings).read_text().strip()
+        key = settings.key_file.read_text().strip()
         assert control.first_key in (key, None)
         async with api_client(control, key) as client:
             answer = await client.get("/api-keys")
@@ -34,7 +34,7 @@ async def test_a_key_that_is_lost(settings: Settings, damage: bytes | None) -> N
     first, names = await started(settings)
     assert names == ["first key"]
     assert await started(settings) == (first, names), "a good one stays"
-    file = key_file(settings)
+    file = settings.key_file
     file.unlink() if damage is None else file.write_bytes(damage)
     second, names = await started(settings)
     assert second != first
@@ -45,16 +45,15 @@ async def test_a_key_that_is_lost(settings: Settings, damage: bytes | None) -> N
 
 async def test_killed_between_the_file_and_the_store(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The key was never valid, and nobody has seen it; the store does not know it."""
-    written = firstkey.replace_private
 
     def last_words(path: Path, text: str) -> None:
-        written(path, text)
+        replace_private(path, text)
         raise SystemExit
 
     monkeypatch.setattr(firstkey, "replace_private", last_words)
     with pytest.raises(SystemExit):
         await started(settings)
-    lost = key_file(settings).read_text().strip()
+    lost = settings.key_file.read_text().strip()
     monkeypatch.undo()
     key, names = await started(settings)
     assert key != lost
@@ -78,6 +77,6 @@ async def test_another_key_of_this_server_in_the_file(settings: Settings) -> Non
     async with ControlPlane(settings, MemoryNode()) as control:
         team = await control.services.teams.create("Others")
         _, other = await control.services.keys.create(team.id, "theirs")
-    key_file(settings).write_text(f"{other}\n")
+    settings.key_file.write_text(f"{other}\n")
     key, names = await started(settings)
     assert (key, names) == (other, ["theirs"])

@@ -10,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 from tests.api.conftest import api_client
 from tests.api.memory_node import MemoryNode
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.control.app import ControlPlane
 from sandpit.store.models import IdempotencyKey
 

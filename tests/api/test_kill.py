@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import httpx
     from tests.api.memory_node import MemoryNode
 
+    from sandpit.contract.node import RunningSandbox, SandboxSpec
     from sandpit.control.app import ControlPlane
 
 
@@ -83,12 +85,11 @@ async def test_a_start_that_cannot_be_interrupted_in_time(
     sandbox_id = await paused(client)
     begin, create_on_node = asyncio.Event(), node.create
 
-    async def stubborn(spec: object) -> object:
+    async def stubborn(spec: SandboxSpec) -> RunningSandbox:
         begin.set()
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(3600)
-        except asyncio.CancelledError:
-            return await create_on_node(spec)  # type: ignore[arg-type]
+        return await create_on_node(spec)
 
     monkeypatch.setattr(node, "create", stubborn)
     resuming = asyncio.create_task(post(client, sandbox_id, "connect", {"timeout": 10}))

@@ -11,7 +11,7 @@ import pytest
 from tests.api.memory_node import BASE
 
 from sandpit.api.answers import ENVD_VERSION
-from sandpit.contract.node import CapacityExhausted, NodeError, UnknownTemplateBuild
+from sandpit.contract.errors import CapacityExhausted, NodeError, UnknownTemplateBuild
 
 if TYPE_CHECKING:
     import httpx

@@ -204,7 +204,8 @@ def test_json_that_is_refused(raw: bytes) -> None:
 
 
 def test_json_that_is_taken() -> None:
-    for value in ({"a": [1, 2.5, None, True, "\U0001f600é"]}, [], "x", 2**53, -(2**53), {}):
+    values: list[Any] = [{"a": [1, 2.5, None, True, "\U0001f600é"]}, [], "x", 2**53, -(2**53), {}]
+    for value in values:
         assert jsontext.parse(json.dumps(value)) == value
         assert jsontext.parse(json.dumps(value, ensure_ascii=False).encode()) == value
     assert jsontext.parse(b"[" * 32 + b"]" * 32)

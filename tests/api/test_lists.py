@@ -1,4 +1,4 @@
-"""Lists and their filters (current-protocol 2.4, 3.5, 11.2), metrics (3.8), logs (code-interpreter-and-cli 3.7)."""
+"""Lists and their filters (current-protocol 2.4, 3.5, 11.2), metrics (3.8), logs (code-interpreter 3.7)."""
 
 from __future__ import annotations
 

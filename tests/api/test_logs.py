@@ -12,7 +12,7 @@ from tests.api.memory_node import MemoryNode
 from sandpit.contract.node import GuestEvent
 from sandpit.control.app import ControlPlane
 from sandpit.control.logs import guests as guestlogs
-from sandpit.server.settings import Retention
+from sandpit.control.settings import Retention
 from sandpit.store.models import Sandbox
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from tests.api.conftest import api_client
 from tests.api.test_lifecycle import create, detail, lifetime
 
 from sandpit.contract.directory import WakeRefusedError
-from sandpit.contract.node import CapacityExhausted, NodeError
+from sandpit.contract.errors import CapacityExhausted, NodeError
 from sandpit.control.app import ControlPlane
 from sandpit.control.lifecycle import records
 from sandpit.store.models import Sandbox, Team

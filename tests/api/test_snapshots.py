@@ -11,7 +11,7 @@ from tests.api.memory_node import BASE
 from tests.api.test_lifecycle import create, detail, lifetime
 from tests.api.test_pause import UNKNOWN, paused, post, state
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.control.app import ControlPlane
 
 if TYPE_CHECKING:

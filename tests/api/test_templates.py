@@ -1,4 +1,4 @@
-"""Templates as the API shows them (current-protocol 3.12, 10.4; code-interpreter-and-cli 3.8)."""
+"""Templates as the API shows them (current-protocol 3.12, 10.4; code-interpreter 3.8)."""
 
 from __future__ import annotations
 

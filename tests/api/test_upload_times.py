@@ -38,7 +38,8 @@ async def port(control: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 async def path(control: ControlPlane) -> str:
     async with api_client(control, control.first_key) as client:
         made = await request(client)
-        return urlsplit((await link(client, made["templateID"]))["url"]).path
+        url: str = (await link(client, made["templateID"]))["url"]
+        return urlsplit(url).path
 
 
 async def send(port: int, head: str, piece: bytes, pause: float, number: int) -> tuple[int, dict[str, object] | None]:

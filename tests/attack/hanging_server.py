@@ -6,13 +6,12 @@ usage: python -P tests/attack/hanging_server.py ARGUMENT...
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from sandpit.control.lifecycle.sandboxes import SandboxService
 from sandpit.server import app as server
 
 
-async def hang(*_: Any) -> None:
+async def hang(self: SandboxService, reason: str) -> None:
     """Not even the event loop goes on."""
     while True:
         time.sleep(60)

@@ -19,7 +19,7 @@ from tests.abuse.front import AGENT, FrontBox
 from tests.live import Live
 from tests.machines import RUNTIMES, wait_for
 
-from sandpit.guest.agent.signature import sign
+from sandpit.protocol.links import sign
 from sandpit.server.app import GAVE_UP
 
 if TYPE_CHECKING:

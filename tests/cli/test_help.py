@@ -97,8 +97,10 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
     assert {name for name in modules if name.startswith("sandpit.")} <= {
         "sandpit.cli",
         "sandpit.cli.main",
+        "sandpit.cli.templates",
         "sandpit.cli.templates.template",
         "sandpit.cli.errors",
+        "sandpit.cli.sandboxes",
         "sandpit.cli.sandboxes.actions",
     }
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp.types import TextContent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,7 +43,9 @@ async def text(client: Client, tool: str, **arguments: Any) -> str:
 async def refused(client: Client, tool: str, **arguments: Any) -> str:
     result = await client.call_tool(tool, arguments)
     assert result.is_error, result.content
-    return str(result.content[0].text)
+    content = result.content[0]
+    assert isinstance(content, TextContent)
+    return content.text
 
 
 async def test_tools_of_a_session(user: User) -> None:

@@ -163,8 +163,8 @@ def test_what_is_refused(user: User, tmp_path: Path) -> None:
         if command != "kill":
             status, text = user.refused("sandbox", command, "inothing")
             assert (status, "not found" in text, "hint:" in text) == (1, True, True)
-    for command in (["create"], ["spawn", "base"], ["connect", "inothing"]):
-        status, text = user.refused("sandbox", *command)
+    for arguments in (["create"], ["spawn", "base"], ["connect", "inothing"]):
+        status, text = user.refused("sandbox", *arguments)
         assert (status, "is none" in text, "hint:" in text) == (2, True, True)
     assert user.json("sandbox", "list") == []  # nothing was started for a terminal that is not there
     for wrong in (["-m", "x"], ["--on-timeout", "sleep"], ["--auto-resume"], ["--sandbox-env", "=x"]):

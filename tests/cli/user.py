@@ -37,7 +37,7 @@ class User:
 
     def __call__(self, *arguments: str, **more: str) -> str:
         """The standard output of a command that must succeed."""
-        done = self.run(*arguments, **more)
+        done = self.run(*arguments, stdin=None, **more)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.decode()
 
@@ -46,7 +46,7 @@ class User:
 
     def refused(self, *arguments: str, **more: str) -> tuple[int, str]:
         """Exit status and message of a command that must fail, without a traceback."""
-        done = self.run(*arguments, **more)
+        done = self.run(*arguments, stdin=None, **more)
         assert done.returncode != 0, done.stdout
         text = done.stderr.decode()
         assert "Traceback" not in text

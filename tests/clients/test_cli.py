@@ -1,4 +1,4 @@
-"""The official command line, unmodified: `node .../@e2b/cli/dist/index.js` (code-interpreter-and-cli 3)."""
+"""The official command line, unmodified: `node .../@e2b/cli/dist/index.js` (code-interpreter 3)."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class Cli:
 
     def run(self, *arguments: str, stdin: bytes | None = None, **more: str) -> subprocess.CompletedProcess[bytes]:
         """Run a command to its end; without `stdin` its standard input is /dev/null."""
-        given = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
+        given: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
         return subprocess.run(
             [*self.program, *arguments], env=self.environment | more, capture_output=True, timeout=SECONDS, check=False,
-            **given,  # type: ignore[call-overload]
+            text=False, **given,
         )  # fmt: skip
 
     def __call__(self, *arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""Cells, contexts and results (code-interpreter-and-cli 2.16)."""
+"""Cells, contexts and results (code-interpreter 2.16)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from e2b_code_interpreter.charts import ChartType
 from tests.clients.flavours import got
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.clients.flavours import Create, Flavour
 
@@ -280,11 +280,12 @@ async def test_contexts(fresh: Sandbox) -> None:
     await got(fresh.remove_code_context(made))
     await got(fresh.remove_code_context(there.id))
     assert [one.id for one in await got(fresh.list_code_contexts())] == [one.id for one in first]
-    for call in (
+    refused: list[Callable[[], Any]] = [
         lambda: fresh.run_code("1", context=made),
         lambda: fresh.remove_code_context(made),
         lambda: fresh.restart_code_context("unknown"),
-    ):
+    ]
+    for call in refused:
         with pytest.raises(e2b.NotFoundException, match="not found"):
             await got(call())
     with pytest.raises(e2b.InvalidArgumentException):

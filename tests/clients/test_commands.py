@@ -176,7 +176,8 @@ async def test_what_sudo_started_ends_with_its_command(sandbox: Sandbox) -> None
 
 
 async def counted(sandbox: Sandbox, command: str, expected: str) -> bool:
-    return (await got(sandbox.commands.run(command))).stdout.strip() == expected
+    done: e2b.CommandResult = await got(sandbox.commands.run(command))
+    return done.stdout.strip() == expected
 
 
 async def test_working_directories(sandbox: Sandbox) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import e2b
 import httpx
 import pytest
+from e2b.sandbox.filesystem.filesystem import WriteEntry
 from e2b.sandbox.signature import get_signature
 from tests.clients.flavours import each, got
 
@@ -124,7 +125,7 @@ async def test_gzip(sandbox: Sandbox, home: str, octets: bool) -> None:
 
 @pytest.mark.parametrize("octets", [True, False], ids=["octet-stream", "multipart"])
 async def test_many_files(sandbox: Sandbox, home: str, octets: bool) -> None:
-    entries = [
+    entries: list[WriteEntry] = [
         {"path": f"{home}/one", "data": "text"},
         {"path": f"{home}/sub/two", "data": b"\x00bytes"},
         {"path": f"{home}/sub/deep/three", "data": io.BytesIO(b"file")},

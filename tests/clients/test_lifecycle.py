@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import e2b
@@ -12,6 +13,8 @@ from packaging.version import Version
 from tests.clients.flavours import each, got, until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.clients.flavours import Create, Flavour
     from tests.live import Live
 
@@ -89,22 +92,24 @@ async def test_kill(create: Create, flavour: Flavour) -> None:
 async def test_what_a_killed_sandbox_answers(create: Create, flavour: Flavour) -> None:
     sandbox = await create()
     await got(sandbox.kill())
-    for call in (
+    not_found: list[Callable[[], Any]] = [
         lambda: flavour.Sandbox.connect(sandbox.sandbox_id),
         lambda: sandbox.get_info(),
         lambda: sandbox.set_timeout(60),
         lambda: sandbox.get_metrics(),
         lambda: sandbox.update_network({}),
-    ):
+    ]
+    for call in not_found:
         with pytest.raises(e2b.SandboxNotFoundException):
             await got(call())
-    for call in (
+    not_running: list[Callable[[], Any]] = [
         lambda: sandbox.commands.run("true"),
         lambda: sandbox.commands.list(),
         lambda: sandbox.files.list("/"),
         lambda: sandbox.files.read("/etc/hostname"),
         lambda: sandbox.files.write("/tmp/x", "x"),
-    ):
+    ]
+    for call in not_running:
         with pytest.raises(e2b.SandboxNotRunningException):
             await got(call())
 
@@ -127,7 +132,7 @@ async def test_timeout_ends_it(create: Create) -> None:
     extended = await create(timeout=2)
     await got(extended.set_timeout(60))
     for sandbox in (at_create, later):
-        await until(lambda sandbox=sandbox: gone(sandbox))
+        await until(partial(gone, sandbox))
     await asyncio.sleep(2)
     assert await got(extended.is_running())
 

@@ -36,12 +36,12 @@ async def test_metrics(create: Create) -> None:
 
 async def test_metrics_follow_what_the_sandbox_does(clients: dict[str, str]) -> None:
     with e2b.Sandbox.create() as sandbox:
-        before = (await until(sandbox.get_metrics))[-1]
+        before: e2b.SandboxMetrics = (await until(sandbox.get_metrics))[-1]
         program = "kept = bytearray(150 << 20); import time; time.sleep(100)"
         sandbox.commands.run(f"head -c 60M /dev/urandom > filler; python3 -c '{program}'", background=True)
 
         def grown() -> bool:
-            last = sandbox.get_metrics()[-1]
+            last: e2b.SandboxMetrics = sandbox.get_metrics()[-1]
             return last.mem_used > before.mem_used + (100 << 20) and last.disk_used > before.disk_used + (50 << 20)
 
         await until(grown)

@@ -70,9 +70,9 @@ async def test_the_host_name_is_the_servers_own(sandbox: Sandbox, live: Live) ->
     await serve(sandbox, port)
     trusting = ssl.create_default_context(cafile=str(live.data_dir / "tls/e2b.localhost/ca.pem"))
     # Where the machine's resolver knows names below localhost, `https://{host}` is all it takes.
-    named = {"headers": {"Host": host}, "extensions": {"sni_hostname": host.partition(":")[0]}}
+    server_name = {"sni_hostname": host.partition(":")[0]}
     with httpx.Client(verify=trusting, trust_env=False) as client:
-        answer = client.get(f"https://127.0.0.1:{tls.port}/a", **named)
+        answer = client.get(f"https://127.0.0.1:{tls.port}/a", headers={"Host": host}, extensions=server_name)
     assert (answer.status_code, answer.json()["path"], answer.json()["headers"]["Host"]) == (200, "/a", host)
     again = await got(type(sandbox).connect(sandbox.sandbox_id))
     assert again.get_host(port) == host

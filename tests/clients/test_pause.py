@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import e2b
@@ -138,7 +139,7 @@ async def test_paused_when_its_time_is_over(create: Create) -> None:
         await got(sandbox.files.write("kept", "until the end"))
         before[sandbox] = await run(sandbox, f"cat {BOOT_ID}")
     for sandbox in (full, files):
-        await until(lambda sandbox=sandbox: paused(sandbox))
+        await until(partial(paused, sandbox))
         assert await got(sandbox.is_running()) is False
         await got(sandbox.connect())
         assert await got(sandbox.is_running())

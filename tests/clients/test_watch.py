@@ -124,6 +124,7 @@ async def test_entries(sandbox: Sandbox, home: str, watch: Watch) -> None:
     await got(sandbox.files.write(f"{home}/file", "12345"))
     await watch.until((Kind.WRITE, "file"))
     entry = next(event.entry for event in watch.events if event.type == Kind.WRITE)
+    assert entry is not None
     assert (entry.path, entry.type, entry.size, entry.owner) == (f"{home}/file", e2b.FileType.FILE, 5, "user")
     await got(sandbox.files.remove(f"{home}/file"))
     await watch.until((Kind.REMOVE, "file"))

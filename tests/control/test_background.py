@@ -13,8 +13,8 @@ from tests.api.memory_node import BASE, MemoryNode
 from sandpit.control.app import ControlPlane
 from sandpit.control.background import Maintenance, Sampler
 from sandpit.control.lifecycle.requests import NewSandbox
+from sandpit.control.settings import Retention
 from sandpit.control.templates.cleaning import Cleaner
-from sandpit.server.settings import Retention
 from sandpit.store.models import ApiKey, MetricSample, Sandbox, SandboxLog, Template
 from sandpit.store.types import utc_now
 

@@ -12,7 +12,7 @@ import uvloop
 from sqlalchemy.exc import OperationalError
 from tests.api.memory_node import MemoryNode
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.control import core as core_module
 from sandpit.control.app import ControlPlane
 from sandpit.control.errors import SandboxFailedError
@@ -198,7 +198,7 @@ async def test_a_pause_that_fails(
     control: ControlPlane, node: MemoryNode, who: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("sleep", "pausing"):
-        monkeypatch.setattr(f"sandpit.control.{name}.PAUSE_RETRY_SECONDS", 0.01)
+        monkeypatch.setattr(f"sandpit.control.lifecycle.{name}.PAUSE_RETRY_SECONDS", 0.01)
     live = await running(control, who, PAUSED)
     live.deadline = control._core.expiry.now() - 20
     node.fail_snapshot = NodeError("disk full")
@@ -224,7 +224,7 @@ async def test_a_pause_that_always_fails_does_not_keep_it_alive(
 
 async def test_a_pause_that_nobody_is_doing(control: ControlPlane, node: MemoryNode, who: Identity) -> None:
     live = await running(control, who)
-    live.state = "pausing"
+    live.become("pausing")
     await control.sweeper.sweep()
     assert live.state == "running"
     live.deadline = control._core.expiry.now()

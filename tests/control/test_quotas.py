@@ -20,7 +20,7 @@ from sandpit.control.lifecycle import records
 from sandpit.lib.ledger import DiskLedger, Ledger, OverLimit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable
 
     import httpx
 
@@ -96,7 +96,10 @@ async def test_resumes_creates_and_requests(client: httpx.AsyncClient, plane: Co
             return error.status
 
     creates = [client.post("/v2/sandboxes", json={"templateID": "base"}) for _ in range(3)]
-    mixed = [*(wake(sandbox_id) for sandbox_id in ids[:3]), *(post(client, it, "resume") for it in ids[3:])]
+    mixed: list[Awaitable[int | httpx.Response]] = [
+        *(wake(sandbox_id) for sandbox_id in ids[:3]),
+        *(post(client, it, "resume") for it in ids[3:]),
+    ]
     results = await asyncio.gather(*mixed, *creates)
     statuses = Counter(result if isinstance(result, int) else result.status_code for result in results)
     assert statuses == {201: 2, 429: 7}

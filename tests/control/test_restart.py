@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import select
 from tests.api.memory_node import MemoryNode
 
-from sandpit.contract.node import NodeError, RunningSandbox, SandboxSpec, SnapshotInfo
+from sandpit.contract.errors import NodeError
+from sandpit.contract.node import RunningSandbox, SandboxSpec, SnapshotInfo
 from sandpit.control.app import ControlPlane
 from sandpit.control.errors import NotFoundError
 from sandpit.control.lifecycle.requests import NewSandbox

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from tests.api.conftest import api_client
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.control.errors import ConflictError, LimitReachedError, NotFoundError, SandboxFailedError
 from sandpit.control.lifecycle import records
 from sandpit.control.lifecycle.requests import NewSandbox

@@ -5,22 +5,19 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import uvloop
-
-_HERE = Path(__file__).parent
-sys.path.insert(0, str(_HERE))
-
-from edge_support import MemoryDirectory, edge_for  # noqa: E402
+from tests.edge.edge_support import MemoryDirectory, edge_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from sandpit.edge import Edge
+
+_HERE = Path(__file__).parent
 
 
 def pytest_asyncio_loop_factories(config: object, item: object) -> Mapping[str, Callable[[], uvloop.Loop]]:

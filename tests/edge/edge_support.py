@@ -8,6 +8,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import cast
 
 from sandpit.edge import Edge, Target
 
@@ -157,6 +158,12 @@ def reset(writer: asyncio.StreamWriter) -> None:
     linger = struct.pack("ii", 1, 0)
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     writer.transport.abort()
+
+
+def stop_reading(writer: asyncio.StreamWriter) -> None:
+    """Take no more from the other side, which then cannot write more than the buffers between hold."""
+    # typeshed knows a writer's transport as one that only writes; that of a connection does both.
+    cast("asyncio.Transport", writer.transport).pause_reading()
 
 
 class Raw:

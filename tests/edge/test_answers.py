@@ -6,9 +6,9 @@ import re
 from contextlib import suppress
 
 import pytest
-from edge_support import answering, raw, request, serving
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.edge.edge_support import answering, raw, request, serving
 
 from sandpit.edge import Edge
 from sandpit.edge.answer import AnswerBody, AnswerHeads

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from edge_support import OK, SANDBOX, MemoryDirectory, answering, edge_for, raw, request, reset, serving
+from tests.edge.edge_support import OK, SANDBOX, MemoryDirectory, answering, edge_for, raw, request, reset, serving
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus

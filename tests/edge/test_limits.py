@@ -10,7 +10,18 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from edge_support import OK, SANDBOX, MemoryDirectory, Raw, answering, edge_for, raw, request, serving
+from tests.edge.edge_support import (
+    OK,
+    SANDBOX,
+    MemoryDirectory,
+    Raw,
+    answering,
+    edge_for,
+    raw,
+    request,
+    serving,
+    stop_reading,
+)
 
 from sandpit.edge import Edge, Limits, server
 from sandpit.edge.limits import PIECE_BYTES
@@ -154,7 +165,7 @@ async def test_a_client_that_does_not_read_holds_little(directory: MemoryDirecto
     async with edge_for(directory, limits=limits) as edge, serving(pour) as port, raw(edge) as client:
         sock = client.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        stop_reading(client.writer)
         client.send(request(port, extra=wanted))
         before = -1
         while sent > before or not sent:
@@ -180,7 +191,7 @@ async def test_a_client_that_takes_nothing_is_ended(directory: MemoryDirectory) 
         serving(pour) as port,
         raw(edge) as client,
     ):
-        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        stop_reading(client.writer)
         client.send(request(port))
         while not edge._clients or not edge._exchanges:
             await asyncio.sleep(0.05)
@@ -207,7 +218,7 @@ async def test_stalled_clients_of_one_address_are_few(
     ):
         for address in (FIRST, FIRST, FIRST, FIRST, SECOND):
             client = await held.enter_async_context(connected(edge, address, request(port)))
-            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            stop_reading(client.writer)
             await asyncio.sleep(0.3)
         while len(edge._clients) > 3:
             await asyncio.sleep(0.1)
@@ -223,7 +234,7 @@ async def test_requests_that_a_sandbox_does_not_read_are_few(
     monkeypatch.setattr(server, "STALL_GRACE", 0.1)
 
     async def sleep(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        stop_reading(writer)
         await asyncio.sleep(60)
 
     data = "Content-Length: 99999999\r\n"

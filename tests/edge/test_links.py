@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 import pytest
-from edge_support import SANDBOX, MemoryDirectory, raw, request
 from starlette.datastructures import Headers, QueryParams
+from tests.edge.edge_support import SANDBOX, MemoryDirectory, raw, request
 
-from sandpit.contract.directory import AGENT_PORT, LEGACY_AGENT_PORT
 from sandpit.edge.refusals import Refusal
 from sandpit.edge.signatures import opens
 from sandpit.guest.agent.files.error import FileError
 from sandpit.guest.agent.files.routes import _Files
-from sandpit.guest.agent.signature import sign
+from sandpit.protocol import ports
+from sandpit.protocol.links import sign
 
 if TYPE_CHECKING:
     from sandpit.edge import Edge
@@ -122,7 +122,7 @@ async def test_only_what_the_agent_accepts_wakes_it(directory: MemoryDirectory, 
     directory.add("iother", "127.0.0.3", state="asleep", access_token="other")
     extra = "".join(f"X-Access-Token: {token}\r\n" for token in case.tokens)
     target = f"/files?{case.query}"
-    async with raw(edge, request(AGENT_PORT, target, method=case.method, extra=extra)) as client:
+    async with raw(edge, request(ports.AGENT, target, method=case.method, extra=extra)) as client:
         status = int((await client.head()).split()[1])
     assert (status not in (400, 401)) is case.accepted, "nothing listens there: 502"
     assert directory.wakes == ([SANDBOX] if case.accepted else [])
@@ -139,14 +139,14 @@ async def test_only_what_the_agent_accepts_wakes_it(directory: MemoryDirectory, 
 @pytest.mark.parametrize(
     ("port", "target", "extra"),
     [
-        (LEGACY_AGENT_PORT, f"/files?{query(signed())}", ""),  # the agent of 2024 knows no signed links
-        (LEGACY_AGENT_PORT, "/file?path=/a", "X-Access-Token: wrong\r\n"),
-        (LEGACY_AGENT_PORT, "/ws", ""),
-        (AGENT_PORT, f"/file?{query(signed())}", ""),
-        (AGENT_PORT, f"/files/?{query(signed())}", ""),
-        (AGENT_PORT, f"/%66iles?{query(signed())}", ""),
-        (AGENT_PORT, f"/process.Process/Start?{query(signed())}", ""),
-        (AGENT_PORT, "/health", ""),
+        (ports.LEGACY_AGENT, f"/files?{query(signed())}", ""),  # the agent of 2024 knows no signed links
+        (ports.LEGACY_AGENT, "/file?path=/a", "X-Access-Token: wrong\r\n"),
+        (ports.LEGACY_AGENT, "/ws", ""),
+        (ports.AGENT, f"/file?{query(signed())}", ""),
+        (ports.AGENT, f"/files/?{query(signed())}", ""),
+        (ports.AGENT, f"/%66iles?{query(signed())}", ""),
+        (ports.AGENT, f"/process.Process/Start?{query(signed())}", ""),
+        (ports.AGENT, "/health", ""),
     ],
 )
 async def test_what_else_does_not_wake_it(
@@ -165,9 +165,9 @@ async def test_a_link_that_expires_while_it_waits(
     directory.add(access_token=TOKEN)
     directory.hold()
     target = f"/files?{query(signed(expiration=FUTURE), f'signature_expiration={FUTURE}')}"
-    async with raw(edge, request(AGENT_PORT, target)) as client:
+    async with raw(edge, request(ports.AGENT, target)) as client:
         await directory.waking.wait()
-        monkeypatch.setattr("sandpit.edge.signatures.time", SimpleNamespace(time=lambda: FUTURE + 1))
+        monkeypatch.setattr("sandpit.protocol.links.time", SimpleNamespace(time=lambda: FUTURE + 1))
         directory.release(asleep=True)
         assert (await client.answer())[0] == 401
     assert directory.wakes == []

@@ -6,7 +6,7 @@ import asyncio
 import json
 
 import pytest
-from edge_support import OK, MemoryDirectory, answering, edge_for, raw, request, serving
+from tests.edge.edge_support import OK, MemoryDirectory, answering, edge_for, raw, request, serving
 
 from sandpit.edge import Edge, Limits
 

@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from edge_support import OK, SANDBOX, MemoryDirectory, answering, edge_for, free_port, raw, request, serving
+from tests.edge.edge_support import OK, SANDBOX, MemoryDirectory, answering, edge_for, free_port, raw, request, serving
 
 from sandpit.edge.reserved import is_reserved
 from sandpit.edge.routing import parse_port

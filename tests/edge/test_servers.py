@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import httpx
 import uvicorn
-from edge_support import ADDRESS, SANDBOX, MemoryDirectory
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
+from tests.edge.edge_support import ADDRESS, SANDBOX, MemoryDirectory
 from websockets.asyncio.client import connect
 
 if TYPE_CHECKING:

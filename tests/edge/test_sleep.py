@@ -7,14 +7,15 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from edge_support import OK, SANDBOX, MemoryDirectory, Raw, answering, raw, request, serving
-from test_ends import BODIES, Server, address, echo, routed
-from test_routing import sign
+from tests.edge.edge_support import OK, SANDBOX, MemoryDirectory, Raw, answering, raw, request, serving
+from tests.edge.test_ends import BODIES, Server, address, echo, routed
+from tests.edge.test_routing import sign
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 
-from sandpit.contract.directory import AGENT_PORT, WakeRefusedError
+from sandpit.contract.directory import WakeRefusedError
+from sandpit.protocol import ports
 
 if TYPE_CHECKING:
     from sandpit.edge import Edge
@@ -109,10 +110,10 @@ async def test_a_resume_that_goes_wrong_is_answered(
 async def test_strangers_do_not_wake_it(directory: MemoryDirectory, edge: Edge) -> None:
     directory.add(state="asleep", access_token="agent", traffic_token="traffic")
     strangers = [
-        (request(AGENT_PORT, "/health"), 401),
-        (request(AGENT_PORT, "/files", extra="X-Access-Token: wrong\r\n"), 401),
-        (request(AGENT_PORT, "/files?path=/a&username=user&signature=v1_wrong"), 401),
-        (request(AGENT_PORT, "/init", extra="X-Access-Token: agent\r\n"), 404),
+        (request(ports.AGENT, "/health"), 401),
+        (request(ports.AGENT, "/files", extra="X-Access-Token: wrong\r\n"), 401),
+        (request(ports.AGENT, "/files?path=/a&username=user&signature=v1_wrong"), 401),
+        (request(ports.AGENT, "/init", extra="X-Access-Token: agent\r\n"), 404),
         (request(8000), 403),
         (request(8000, extra=f"{TRAFFIC}: wrong\r\n"), 403),
         (request(8000, extra="X-Access-Token: agent\r\n"), 403),
@@ -128,10 +129,10 @@ async def test_strangers_do_not_wake_it(directory: MemoryDirectory, edge: Edge) 
 async def test_who_has_the_token_wakes_it(directory: MemoryDirectory, edge: Edge, kind: str) -> None:
     directory.add(state="asleep", access_token="agent", traffic_token="traffic")
     signed = f"/files?path=/a&username=user&signature={sign('/a', 'read', 'user', 'agent')}"
-    async with serving(answering(OK), port=AGENT_PORT), serving(answering(OK)) as port:
+    async with serving(answering(OK), port=ports.AGENT), serving(answering(OK)) as port:
         data = {
-            "token": request(AGENT_PORT, extra="X-Access-Token: agent\r\n"),
-            "link": request(AGENT_PORT, signed),
+            "token": request(ports.AGENT, extra="X-Access-Token: agent\r\n"),
+            "link": request(ports.AGENT, signed),
             "traffic": request(port, extra=f"{TRAFFIC}: traffic\r\n"),
         }[kind]
         async with raw(edge, data) as client:
@@ -143,9 +144,9 @@ async def test_a_stranger_who_waited_for_the_pause_does_not_wake_it(directory: M
     directory.add(access_token="agent")
     directory.hold()
     async with (
-        serving(answering(OK), port=AGENT_PORT),
-        raw(edge, request(AGENT_PORT, "/health")) as stranger,
-        raw(edge, request(AGENT_PORT, "/health", extra="X-Access-Token: agent\r\n")) as owner,
+        serving(answering(OK), port=ports.AGENT),
+        raw(edge, request(ports.AGENT, "/health")) as stranger,
+        raw(edge, request(ports.AGENT, "/health", extra="X-Access-Token: agent\r\n")) as owner,
     ):
         await waits(directory, stranger)
         await waits(directory, owner)

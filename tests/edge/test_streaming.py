@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from edge_support import OK, SANDBOX, MemoryDirectory, answering, edge_for, free_port, raw, request, serving
+from tests.edge.edge_support import OK, SANDBOX, MemoryDirectory, answering, edge_for, free_port, raw, request, serving
 
 from sandpit.edge import Edge, Limits
 from sandpit.edge.body import BodyError, ChunkedBody

@@ -118,7 +118,8 @@ def _agent(gateway: str) -> Iterator[AgentClient]:
         process.stdin.write(secret.handover().decode())
         process.stdin.flush()
         [ports] = re.findall(r"port (\d+), relay (\d+), 2024's (\d+)", process.stderr.readline())
-        client = AgentClient(*map(int, ports), process.pid, secret)
+        port, relay_port, legacy_port = map(int, ports)
+        client = AgentClient(port, relay_port, legacy_port, process.pid, secret)
         try:
             yield client
         finally:

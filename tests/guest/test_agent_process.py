@@ -7,9 +7,12 @@ import json
 import struct
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NOBODY = "Basic " + base64.b64encode(b"nobody:").decode()
 
@@ -162,13 +165,14 @@ def test_stdin(agent: Any) -> None:
 def test_stream_input(agent: Any) -> None:
     pid, events = agent.start("head -n 2", stdin=True)
 
-    def body() -> Any:
-        for message in (
+    def body() -> Iterator[bytes]:
+        messages: list[dict[str, Any]] = [
             {"start": {"process": {"pid": pid}}},
             {"data": {"input": {"stdin": base64.b64encode(b"one\n").decode()}}},
             {"keepalive": {}},
             {"data": {"input": {"stdin": base64.b64encode(b"two\n").decode()}}},
-        ):
+        ]
+        for message in messages:
             payload = json.dumps(message).encode()
             yield struct.pack(">BI", 0, len(payload)) + payload
 

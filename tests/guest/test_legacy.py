@@ -143,7 +143,7 @@ def test_events_come_in_order_and_end_with_the_exit(agent: Any) -> None:
         names = follow(client, "p")
         command = "printf 'one\\r\\n\\ntwo \\377'; printf err >&2; exit 7"
         assert client.call("process_start", "p", command, HOME, "/") == "p"
-        events = []
+        events: list[tuple[str, Any]] = []
         while not events or events[-1][0] != "onExit":
             method, subscription, result = client.event()
             assert method == "process_subscription"
@@ -263,10 +263,11 @@ def test_a_device_or_a_pipe_is_no_file(agent: Any, tmp_path: Path) -> None:
 def test_forms(agent: Any, tmp_path: Path) -> None:
     url = f"http://{agent.legacy}/file"
     agent.http.post("/init", json={"defaultUser": "root"})
-    for parts in (
+    forms: list[list[tuple[str, tuple[str | None, str | bytes]]]] = [
         [("path", (None, f"{tmp_path}/before")), ("file", ("name", b"content"))],
         [("file", (f"{tmp_path}/name", b"content")), ("path", (None, f"{tmp_path}/behind"))],
-    ):
+    ]
+    for parts in forms:
         answer = httpx.post(url, files=parts)
         assert (answer.status_code, answer.content) == (200, b"")
     for name in ("before", "behind"):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.interpreter.conftest import SOURCES
+from tests.interpreter.support import SOURCES
 
 if TYPE_CHECKING:
-    from conftest import Client, Interpreter
+    from tests.interpreter.support import Client, Interpreter
 
 NASTY = "it's \"q\" $HOME `id` \\ \\n\nnext\tline é \U0001f600 {} %s \\x27 '''"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Client
+    from tests.interpreter.support import Client
 
 
 async def test_value_of_the_last_expression(client: Client) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from tests.interpreter.conftest import Interpreter
+from tests.interpreter.support import Interpreter
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from tests.interpreter.conftest import SOURCES
+from tests.interpreter.support import SOURCES
 
 if TYPE_CHECKING:
-    from conftest import Client, Interpreter
+    from tests.interpreter.support import Client, Interpreter
 
 # Starts ipykernel, the first time with one of its ports taken.
 _LATE = """
@@ -265,7 +265,7 @@ async def test_one_huge_print_is_bounded_too(client: Client, context: str) -> No
     size = 200_000_000
     code = f"print('Q' * {size})"
     async with client.http.stream("POST", "/execute", json={"code": code, "context_id": context}) as response:
-        seen = largest = 0
+        seen, largest = 0, 0.0
         async for chunk in response.aiter_bytes():
             seen += chunk.count(b"Q")
             largest = max(largest, _resident(client.interpreter.process.pid))

@@ -11,7 +11,7 @@ GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         key = self.headers.get("Sec-WebSocket-Key")
         if key:
             self.echo(key)
@@ -22,7 +22,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def echo(self, key):
+    def echo(self, key: str) -> None:
         self.send_response(101)
         self.send_header("Upgrade", "websocket")
         self.send_header("Connection", "Upgrade")
@@ -41,7 +41,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if head[0] & 0x0F == 8:  # close
                 return
 
-    def log_message(self, *_):
+    def log_message(self, *_: object) -> None:
         pass
 
 

@@ -13,11 +13,12 @@ import pytest
 
 from sandpit.guest.agent.control.journal import BATCH_EVENTS, MAX_EVENTS, MAX_VALUE, Journal
 from sandpit.lib.tasks import Tasks
-from sandpit.node.guests.agent import PORT, Agent
+from sandpit.node.guests.agent import Agent
 from sandpit.node.guests.control_secret import ControlSecret
 from sandpit.node.guests.log import MAX_EVENTS as MAX_PARSED
 from sandpit.node.guests.log import MAX_FIELDS, MAX_TEXT, parse
 from sandpit.node.guests.tails import Tails
+from sandpit.protocol import ports
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -168,7 +169,7 @@ async def free_agent() -> AsyncIterator[str]:
 
     for last in range(20, 250):  # port 49983 of a loopback address that no other test has
         try:
-            server = await asyncio.start_server(drip, f"127.0.9.{last}", PORT)
+            server = await asyncio.start_server(drip, f"127.0.9.{last}", ports.AGENT)
         except OSError:
             continue
         yield f"127.0.9.{last}"

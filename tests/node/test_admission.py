@@ -12,7 +12,7 @@ import pytest
 from tests.machines import Machine, image, new_name, wait_for
 from tests.node.conftest import base
 
-from sandpit.contract.node import CapacityExhausted
+from sandpit.contract.errors import CapacityExhausted
 from sandpit.lib.turns import FairTurns
 from sandpit.node.config import NodeConfig
 from sandpit.node.host.capacity import Capacity

@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -45,7 +45,7 @@ def layer(request: pytest.FixtureRequest, built_images: None) -> Iterator[tuple[
             root.unlink()
 
 
-def start(address: str, cmd: str, *args: str) -> list[dict]:
+def start(address: str, cmd: str, *args: str) -> list[dict[str, Any]]:
     """Run a program through the process service; its events."""
     payload = json.dumps({"process": {"cmd": cmd, "args": list(args)}, "stdin": False}).encode()
     headers = {"Content-Type": "application/connect+json", "Connect-Protocol-Version": "1"}
@@ -59,7 +59,7 @@ def start(address: str, cmd: str, *args: str) -> list[dict]:
     return events
 
 
-def output_of(events: list[dict]) -> str:
+def output_of(events: list[dict[str, Any]]) -> str:
     chunks = [event["event"]["data"]["stdout"] for event in events if "data" in event.get("event", {})]
     return b"".join(base64.b64decode(chunk) for chunk in chunks).decode()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.node.conftest import base
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.node.runtime import gvisor_checkpoint
 from sandpit.node.runtime.gvisor_checkpoint import METADATA, PAGES, STATE, Damaged
 

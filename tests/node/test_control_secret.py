@@ -14,8 +14,9 @@ from tests.machines import Box, Machine
 from tests.node.conftest import base
 from tests.node.test_snapshots import Kept
 
-from sandpit.node.guests.agent import PORT, AgentUnavailable, Identity
+from sandpit.node.guests.agent import AgentUnavailable, Identity
 from sandpit.node.guests.control_secret import HEADER, ControlSecret
+from sandpit.protocol import ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +47,7 @@ def secret_of(box: Box) -> ControlSecret:
 
 def control(box: Box, secret: str) -> int:
     """The status of a control call with this secret, from where the node is."""
-    url = f"http://{box.info.address}:{PORT}/unfreeze"
+    url = f"http://{box.info.address}:{ports.AGENT}/unfreeze"
     return httpx.post(url, headers={HEADER: secret}, trust_env=False, timeout=20).status_code
 
 

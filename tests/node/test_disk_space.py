@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandpit.contract.node import DiskFull, NodeError, unwritable
+from sandpit.contract.errors import DiskFull, NodeError, unwritable
 from sandpit.lib.diskspace import Claim, DiskSpace, NoRoom
 from sandpit.protocol.changes import Changes
 

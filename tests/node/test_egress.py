@@ -22,7 +22,8 @@ from sandpit.contract.egress import (
     denies_everything,
     labels_of,
 )
-from sandpit.contract.node import NetworkPolicy, NodeError
+from sandpit.contract.errors import NodeError
+from sandpit.contract.node import NetworkPolicy
 from sandpit.control.errors import InvalidRequestError
 from sandpit.control.lifecycle.network import check_egress
 from sandpit.node.network import dnswire

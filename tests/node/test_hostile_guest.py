@@ -11,7 +11,8 @@ import pytest
 from tests.machines import RUNTIMES, Box, Machine, wait_for
 from tests.node.conftest import base
 
-from sandpit.contract.node import AgentUnresponsive, NodeError, SandboxSpec
+from sandpit.contract.errors import AgentUnresponsive, NodeError
+from sandpit.contract.node import SandboxSpec
 from sandpit.node.guests.agent import AgentUnavailable
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from tests.machines import wait_for
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.node.snapshots.images import load
 
 if TYPE_CHECKING:
@@ -127,5 +127,5 @@ def test_the_nodes_defaults(machine: Machine, runtime: str) -> None:
     [image] = [one for one in machine.node.templates() if one.build_id == f"base-{runtime}"]
     assert (image.cpu_count, image.memory_mb) == (2, 512)
     config = replace(machine.node._config, cpu_count=3, memory_mb=768)
-    image = load(config, f"base-{runtime}")
-    assert (image.cpu_count, image.memory_mb) == (3, 768)
+    loaded = load(config, f"base-{runtime}")
+    assert (loaded.cpu_count, loaded.memory_mb) == (3, 768)

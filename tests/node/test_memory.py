@@ -14,7 +14,7 @@ import pytest
 from tests.machines import Machine, new_name, wait_for
 from tests.node.conftest import base
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.node.host.cgroups import Cgroup, LimitValues
 from sandpit.node.memory.guard import RESERVE_MB, Bounds, Guarded, MemoryGuard, chosen
 from sandpit.node.runtime import gvisor_control

@@ -245,7 +245,8 @@ def test_real_names_resolve(box: Box) -> None:
 
 
 def test_a_port_that_tcp_has_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    bound, taken = dns._bound, []
+    bound = dns._bound
+    taken: list[socket.socket] = []
 
     def bound_late(kind: socket.SocketKind, port: int) -> socket.socket:
         if kind == socket.SOCK_STREAM and not taken:

@@ -15,7 +15,8 @@ import pytest
 from tests.machines import REPOSITORY, Machine, wait_for
 from tests.node.conftest import base
 
-from sandpit.contract.node import NetworkPolicy, NodeError, UnknownSandbox, UnknownTemplateBuild
+from sandpit.contract.errors import NodeError, UnknownSandbox, UnknownTemplateBuild
+from sandpit.contract.node import NetworkPolicy
 from sandpit.node.host import cgroups
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from tests.machines import Box, Machine, cache_dir
 from tests.node.conftest import base
 from tests.node.test_snapshots import Kept
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.node.runtime.gvisor import Gvisor
 from sandpit.node.runtime.releases import GOFER, Releases
 

@@ -10,16 +10,8 @@ import pytest
 from tests import rounds
 from tests.machines import RUNTIMES, Box, Machine, wait_for
 
-from sandpit.contract.node import (
-    AgentUnresponsive,
-    NodeError,
-    RunningSandbox,
-    SandboxSpec,
-    SnapshotDamaged,
-    SnapshotInfo,
-    UnknownSandbox,
-    UnknownSnapshot,
-)
+from sandpit.contract.errors import AgentUnresponsive, NodeError, SnapshotDamaged, UnknownSandbox, UnknownSnapshot
+from sandpit.contract.node import RunningSandbox, SandboxSpec, SnapshotInfo
 from sandpit.node.guests.agent import AgentUnavailable
 from sandpit.node.runtime.gvisor import Gvisor
 

@@ -80,7 +80,7 @@ def problem(name: str, code: str, team: Team, folder: Path, **variables: str) ->
 def run_all(examples: dict[str, str], team: Team, folder: Path) -> None:
     longest_first = sorted(examples.items(), key=lambda item: "sleep(" not in item[1])
     with ThreadPoolExecutor(4) as pool:
-        problems = pool.map(lambda item: problem(*item, team, folder), longest_first)
+        problems = pool.map(lambda item: problem(item[0], item[1], team, folder), longest_first)
         assert [found for found in problems if found is not None] == []
 
 

@@ -13,6 +13,7 @@ from tests.machines import REPOSITORY
 
 import sandpit
 from sandpit import sdk
+from sandpit.protocol import links
 from sandpit.sdk import signing, wire
 from sandpit.sdk.config import Config
 from sandpit.sdk.errors import AuthenticationException, SandboxException
@@ -40,7 +41,8 @@ def test_importing_is_cheap_and_needs_nothing_of_the_server() -> None:
         "for name in before: del sys.modules[name]\n"
     )
     assert {name.partition(".")[0] for name in modules if "sandpit" in name} == {"sandpit"}
-    assert {".".join(name.split(".")[:2]) for name in modules if "sandpit" in name} == {"sandpit", "sandpit.sdk"}
+    parts = {".".join(name.split(".")[:2]) for name in modules if "sandpit" in name}
+    assert parts == {"sandpit", "sandpit.sdk", "sandpit.protocol"}
 
 
 def test_every_name_is_there() -> None:
@@ -119,7 +121,7 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_signature() -> None:
     """The protocol's own example (current-protocol 1.8)."""
-    made = signing.signature("hello.txt", "read", "user", "0tQG31xiMp0IOQfaz9dcwi72L1CPo8e0", None)
+    made = links.sign("hello.txt", "read", "user", "0tQG31xiMp0IOQfaz9dcwi72L1CPo8e0")
     assert made == "v1_gUtH/s9YCJWgCizjfUxuWfhFE4QSydOWEIIvfLwDr6E"
     assert signing.metadata_query({"a b": "c&d"}) == "a%2520b=c%2526d"
 

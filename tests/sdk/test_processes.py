@@ -15,6 +15,7 @@ from sandpit import (
     CurrentWorkingDirectoryDoesntExistException,
     NotFoundException,
     ProcessException,
+    ProcessOutput,
     SandboxNotOpenException,
     TimeoutException,
 )
@@ -24,7 +25,8 @@ Sandbox = Any
 
 async def lines(sandbox: Sandbox, command: str, **options: Any) -> list[str]:
     """What a command prints."""
-    return (await got(sandbox.process.start_and_wait(command, **options))).stdout.splitlines()
+    output: ProcessOutput = await got(sandbox.process.start_and_wait(command, **options))
+    return output.stdout.splitlines()
 
 
 async def test_output_in_lines(sandbox: Sandbox) -> None:

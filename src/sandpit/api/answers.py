@@ -109,7 +109,7 @@ def metric(row: MetricSample) -> Json:
 
 
 def log_line(row: SandboxLog) -> Json:
-    """One line of v1: `line` is itself a JSON object with a `level`, or the CLI ends (code-interpreter-and-cli 3.7)."""
+    """One line of v1: `line` is itself a JSON object with a `level`, or the CLI ends (code-interpreter 3.7)."""
     line = row.fields | {"level": row.level, "logger": row.logger, "message": row.message, "sandboxID": row.sandbox_id}
     return {"timestamp": rfc3339(row.timestamp), "line": json.dumps(line, ensure_ascii=False)}
 

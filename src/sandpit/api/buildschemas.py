@@ -20,7 +20,7 @@ from sandpit.api.http.fields import (
     at_most,
 )
 from sandpit.api.schemas import Body
-from sandpit.contract.node import BuildStep, Registry
+from sandpit.contract.builder import BuildStep, Registry
 from sandpit.control.errors import InvalidRequestError
 from sandpit.control.limits import MAX_STEPS
 from sandpit.control.templates.buildrequests import BuildStart, NewBuild

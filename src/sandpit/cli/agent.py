@@ -13,7 +13,8 @@ from sandpit.cli.accounts import account as accounts
 from sandpit.cli.accounts.account import Account
 from sandpit.cli.client import USER_AGENT, Json, unreachable
 from sandpit.cli.errors import CliError
-from sandpit.sdk.wire import AGENT_PORT, INTERPRETER_PORT, Envelopes, base64_text, envelope
+from sandpit.protocol import ports
+from sandpit.sdk.wire import Envelopes, base64_text, envelope
 
 _LOST = ("the sandbox has ended, or the connection to it was lost", "`sandpit sandbox logs` tells what happened")
 
@@ -32,10 +33,10 @@ class Agent:
     def __init__(self, account: Account, sandbox: Json, user: str | None = None) -> None:
         """`sandbox` is the answer of create or connect."""
         name = sandbox["sandboxID"]
-        base = account.sandbox_url or f"https://{AGENT_PORT}-{name}.{_domain(sandbox)}"
+        base = account.sandbox_url or f"https://{ports.AGENT}-{name}.{_domain(sandbox)}"
         headers = {
             "E2b-Sandbox-Id": name,
-            "E2b-Sandbox-Port": str(AGENT_PORT),
+            "E2b-Sandbox-Port": str(ports.AGENT),
             "Connect-Protocol-Version": "1",
             "User-Agent": USER_AGENT,
         }
@@ -77,10 +78,10 @@ class Agent:
         return answer.content
 
     async def run_code(self, code: str, language: str | None) -> list[Json]:
-        """The events of a cell that the sandbox's interpreter runs (code-interpreter-and-cli 2.4). Raises: CliError."""
+        """The events of a cell that the sandbox's interpreter runs (code-interpreter 2.4). Raises: CliError."""
         body = {"code": code, "language": language, "context_id": None, "env_vars": None}
-        headers = {"E2b-Sandbox-Port": str(INTERPRETER_PORT)}
-        url = self.base if self._one_address else self.base.replace(f"//{AGENT_PORT}-", f"//{INTERPRETER_PORT}-", 1)
+        headers = {"E2b-Sandbox-Port": str(ports.INTERPRETER)}
+        url = self.base if self._one_address else self.base.replace(f"//{ports.AGENT}-", f"//{ports.INTERPRETER}-", 1)
         with _told(url):
             answer = await self._http.post(
                 f"{url}/execute", json=body, headers=headers, timeout=httpx.Timeout(None, connect=10)

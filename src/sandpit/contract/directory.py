@@ -8,11 +8,6 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-AGENT_PORT = 49983
-LEGACY_AGENT_PORT = 49982
-RELAY_PORT = 49981
-"""The agent's relay to servers that listen on the sandbox's loopback only (see docs/architecture.md, guest)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Target:

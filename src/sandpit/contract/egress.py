@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import IPv4Network
 
-from sandpit.contract.node import NetworkPolicy, NodeError
+from sandpit.contract.errors import NodeError
+from sandpit.contract.node import NetworkPolicy
 
 CLOSED_RANGES = (
     "0.0.0.0/8",

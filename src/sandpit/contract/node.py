@@ -5,10 +5,11 @@ Nothing above this seam may assume that a sandbox is on this machine: every call
 
 from __future__ import annotations
 
-import errno
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from sandpit.contract.builder import BuildFiles, BuildReport, BuildSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,47 +99,6 @@ class TemplateImage:
     runtime: str
 
 
-class NodeError(Exception):
-    """A node could not do what it was asked for. The message says what happened, why, and what to do."""
-
-
-class UnknownTemplateBuild(NodeError):
-    """The build is not on this node."""
-
-
-class UnknownSandbox(NodeError):
-    """The sandbox is not on this node."""
-
-
-class UnknownSnapshot(NodeError):
-    """The snapshot is not on this node."""
-
-
-class SnapshotDamaged(NodeError):
-    """The snapshot's files are not what was written: it is refused."""
-
-
-class DiskFull(NodeError):
-    """The node's disk would get fuller than its reserve allows, or is full. Nothing was changed."""
-
-
-def unwritable(message: str, error: OSError) -> NodeError:
-    """What to raise for an error of the file system: a full disk has a class of its own, since it may pass."""
-    kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else NodeError
-    return kind(f"{message}: {error}")
-
-
-class AgentUnresponsive(NodeError):
-    """The sandbox's agent does not answer, so that nothing can be said about the state a snapshot would have."""
-
-
-class CapacityExhausted(NodeError):
-    """The node's memory, processors or slots are used up, and waiting did not help, or would not."""
-
-    retry_seconds = 5
-    """When trying again may help: sandboxes end all the time."""
-
-
 @dataclass(frozen=True, slots=True)
 class GuestEvent:
     """Something that happened in a sandbox, as its own agent tells it: nothing in it can be trusted but its form and size."""
@@ -156,69 +116,6 @@ class GuestEvent:
 GuestEvents = Callable[[str, Sequence[GuestEvent]], None]
 """Called with (sandbox id, events in order). It must not wait."""
 
-
-@dataclass(frozen=True, slots=True)
-class BuildStep:
-    """One step of a template build (current-protocol 10.2): COPY, ADD, RUN, ENV, WORKDIR or USER."""
-
-    kind: str
-    args: tuple[str, ...]
-    force: bool = False
-    """Run it and all that follow, whatever is in the cache."""
-    files_hash: str | None = None
-    """Of COPY and ADD: the archive, as the team's uploads know it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Registry:
-    """How to log in to an image's registry. Lives as long as its build, and is written down nowhere."""
-
-    username: str = ""
-    password: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class BuildSpec:
-    """What a template build is to be. Ids match `^[a-z0-9-]+$`."""
-
-    template_id: str
-    build_id: str
-    tenant: str
-    """The team: layers that its steps make are for its own builds only."""
-    name: str
-    base_build_id: str | None = None
-    """Start from this build..."""
-    image: str | None = None
-    """...or from this image of a registry."""
-    registry: Registry = Registry()
-    steps: tuple[BuildStep, ...] = ()
-    start_cmd: str | None = None
-    ready_cmd: str | None = None
-    cpu_count: int = 0
-    """0 takes the node's default, as does `memory_mb`."""
-    memory_mb: int = 0
-    force: bool = False
-
-
-class BuildFailed(NodeError):
-    """A template could not be built. `step` is `base`, a step's number from 1 on, or `finalize` (current-protocol 10.1)."""
-
-    def __init__(self, message: str, step: str) -> None:
-        """The message goes to the template's author."""
-        super().__init__(message)
-        self.message = message
-        self.step = step
-
-
-class BuildReport(Protocol):
-    """Where a build says what it does."""
-
-    def __call__(self, message: str, level: str = "info", step: str | None = None) -> None:
-        """Take one line. `level` is debug, info, warn or error."""
-
-
-BuildFiles = Callable[[str], AsyncIterator[bytes]]
-"""Opens an archive of the team's uploads by its hash. Raises: KeyError when it was not uploaded."""
 
 SandboxGone = Callable[[str, str], Awaitable[None]]
 """Called with (sandbox id, reason) when a sandbox ended without having been asked to, for instance `out of memory`."""

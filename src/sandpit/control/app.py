@@ -33,7 +33,6 @@ from sandpit.control.templates.tags import TagService
 from sandpit.control.templates.templates import TemplateService
 from sandpit.control.templates.uploadlinks import UploadLinks
 from sandpit.lib.diskspace import DiskSpace
-from sandpit.server.places import key_file
 from sandpit.store.database import Database
 from sandpit.store.uploads import Uploads
 
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from sandpit.contract.node import Node
-    from sandpit.server.settings import Settings
+    from sandpit.control.settings import ControlSettings
 
 log = logging.getLogger(__name__)
 GRACE_SECONDS = 10.0
@@ -72,7 +71,7 @@ class ControlPlane:
     It must be left by the task that entered it. Sandboxes go on when it ends.
     """
 
-    def __init__(self, settings: Settings, node: Node) -> None:
+    def __init__(self, settings: ControlSettings, node: Node) -> None:
         self.settings = settings
         self.domain = settings.public_domain()
         """What sandboxes' names end with; the server corrects it when the system has chosen the port."""
@@ -155,6 +154,6 @@ class ControlPlane:
         """The first start makes the default team, and a key for it in a file; later ones make what is missing."""
         teams = self.services.teams
         team = await teams.find(DEFAULT_SLUG) or await teams.create("Default", DEFAULT_SLUG)
-        self.first_key = await first_key(key_file(self.settings), self.services.keys, team.id)
+        self.first_key = await first_key(self.settings.key_file, self.services.keys, team.id)
         if not self.settings.authentication:
             self.local = teams.identity(team)

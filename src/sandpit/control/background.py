@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 from sqlalchemy import delete, insert
 from sqlalchemy.exc import SQLAlchemyError
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.control.idempotency import KEPT_SECONDS
 from sandpit.control.times import from_unix
 from sandpit.store.models import IdempotencyKey, MetricSample, Sandbox, SandboxLog
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from sandpit.contract.node import Node, SandboxMetric
     from sandpit.control.accounts.keys import KeyService
     from sandpit.control.lifecycle.live import Live, LiveSandboxes
+    from sandpit.control.settings import Retention
     from sandpit.control.templates.cleaning import Cleaner
     from sandpit.control.templates.templates import TemplateService
-    from sandpit.server.settings import Retention
     from sandpit.store.database import Database
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sandpit.contract.directory import Target
-from sandpit.contract.node import AgentUnresponsive, NodeError, UnknownSandbox
+from sandpit.contract.errors import AgentUnresponsive, NodeError, UnknownSandbox
 from sandpit.control.errors import BusyError, ConflictError, NotFoundError
 from sandpit.control.lifecycle import records
 from sandpit.control.lifecycle.expiry import ExpirySchedule
@@ -48,7 +48,7 @@ class Core:
     """Ends or pauses a sandbox whose time is over; set by the service that can do both."""
     expiry: ExpirySchedule = field(init=False)
     unwanted: set[str] = field(default_factory=set)
-    """Sandboxes that may run on the node although nobody has them: killing them has failed, and is tried again (`control.lifecycle.sweeping`)."""
+    """Sandboxes that may run although nobody has them: killing them has failed, and is tried again (`control.lifecycle.sweeping`)."""
     _timing_out: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:

@@ -6,11 +6,13 @@ import math
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from sandpit.protocol import ports
+
 from .answer import SWITCHING_PROTOCOLS, AnswerBody, AnswerHeads
 from .body import BodyError
 from .connecting import Connector
 from .destination import allowed_upgrade, broken, unreachable
-from .farewell import INTERPRETER_PORT, farewell
+from .farewell import farewell
 from .headers import interim_head, request_head
 from .routing import AGENT_PORTS
 from .wire import WireError
@@ -31,7 +33,7 @@ _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE
 _TOUCH_SECONDS = 1.0
 _WORD_SECONDS = 0.5
 """How long after a sandbox's own server has gone it may take to learn that the sandbox has: containers close their connections first."""
-_OWN_PORTS = AGENT_PORTS | {INTERPRETER_PORT}
+_OWN_PORTS = AGENT_PORTS | {ports.INTERPRETER}
 
 
 class _Stage(Enum):

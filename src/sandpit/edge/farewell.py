@@ -6,14 +6,11 @@ Clients see a connection that breaks off as a sandbox that was killed or timed o
 from __future__ import annotations
 
 import json
-import struct
 
-from sandpit.contract.directory import AGENT_PORT
+from sandpit.protocol import ports
+from sandpit.protocol.connect import END_STREAM, frame
 
-INTERPRETER_PORT = 49999
 _CONNECT = b"application/connect+"
-_END_STREAM = 2
-_ENVELOPE = struct.Struct(">BI")
 _LINES = b"application/x-ndjson"
 
 
@@ -22,11 +19,11 @@ def farewell(content_type: bytes, port: int, why: str) -> bytes | None:
 
     The agent's are streams of Connect messages (current-protocol 4.3), the interpreter's lines of JSON (code-interpreter 2.5).
     """
-    if port == AGENT_PORT and content_type.lower().startswith(_CONNECT):
+    if port == ports.AGENT and content_type.lower().startswith(_CONNECT):
         # This code has no meaning of its own to clients: they show code and message.
         end = json.dumps({"error": {"code": "aborted", "message": f"The sandbox ended: {why}"}}).encode()
-        return _ENVELOPE.pack(_END_STREAM, len(end)) + end
-    if port == INTERPRETER_PORT and content_type.lower().startswith(_LINES):
+        return frame(end, END_STREAM)
+    if port == ports.INTERPRETER and content_type.lower().startswith(_LINES):
         error = {"type": "error", "name": "SandboxEnded", "value": f"The sandbox ended: {why}", "traceback": ""}
         return b"".join(json.dumps(line).encode() + b"\n" for line in (error, {"type": "end_of_execution"}))
     return None

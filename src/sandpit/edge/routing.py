@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sandpit.contract.directory import AGENT_PORT, LEGACY_AGENT_PORT, RELAY_PORT
+from sandpit.protocol import ports
 
 from .refusals import Refusal, sandbox_not_found
 from .reserved import is_reserved
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .wire import Request
 
-AGENT_PORTS = frozenset({AGENT_PORT, LEGACY_AGENT_PORT})
+AGENT_PORTS = frozenset({ports.AGENT, ports.LEGACY_AGENT})
 _PORT = re.compile(rb"[1-9][0-9]{0,4}")
 _SANDBOX_ID = re.compile(rb"([a-z0-9]+)(?:-[a-z0-9]+)?")
 _HOST = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?")
@@ -153,7 +153,7 @@ def _from_token(request: Request, directory: Directory) -> _Address | None:
         return None
     for target in directory.targets():
         if target.access_token is not None and hmac.compare_digest(target.access_token.encode(), token):
-            return _Address(target.sandbox_id, AGENT_PORT)
+            return _Address(target.sandbox_id, ports.AGENT)
     return None
 
 
@@ -182,7 +182,7 @@ def _guard_sleep(request: Request, route: Route, target: Target) -> None:
     if tokens:
         accepted = len(tokens) == 1 and hmac.compare_digest(tokens[0], target.access_token.encode())
     else:
-        accepted = route.port == AGENT_PORT and opens(request.method, route.path, target.access_token)
+        accepted = route.port == ports.AGENT and opens(request.method, route.path, target.access_token)
     if not accepted:
         raise Refusal(401, "The sandbox is paused, and only its access token resumes it", sandbox_id=target.sandbox_id)
 
@@ -193,11 +193,11 @@ def guard(request: Request, route: Route) -> None:
     if target is None:
         return
     path = route.path.partition(b"?")[0]
-    if route.port == RELAY_PORT or (route.port in AGENT_PORTS and is_reserved(path)):
+    if route.port == ports.RELAY or (route.port in AGENT_PORTS and is_reserved(path)):
         raise Refusal(404, "This path is reserved for the control plane", path=path[:_SHOWN].decode(errors="replace"))
     if route.port in AGENT_PORTS and target.state == "asleep":
         _guard_sleep(request, route, target)
-    if route.port == AGENT_PORT or target.traffic_token is None:
+    if route.port == ports.AGENT or target.traffic_token is None:
         return
     token = request.fields.get(b"e2b-traffic-access-token")
     header = "'e2b-traffic-access-token'"
@@ -227,7 +227,7 @@ def route(request: Request, directory: Directory, *, has_api: bool) -> Route:
     address = None if is_api else _address(request, name, directory)
     if address is None and not is_api:
         signed = find_signed(request.method, path, directory)
-        address = _Address(signed.sandbox_id, AGENT_PORT) if signed else _unnamed(request, directory)
+        address = _Address(signed.sandbox_id, ports.AGENT) if signed else _unnamed(request, directory)
     if address is None:
         if not has_api:
             raise Refusal(400, _INVALID_HOST)

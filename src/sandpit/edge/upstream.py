@@ -8,7 +8,7 @@ import ssl
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
-from sandpit.contract.directory import RELAY_PORT
+from sandpit.protocol import ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -190,7 +190,7 @@ class Dialer:
 
     async def _relay(self, key: Key, secret: str) -> Upstream:
         try:
-            upstream = await self._connect(key, RELAY_PORT)
+            upstream = await self._connect(key, ports.RELAY)
         except OSError as error:
             raise PortClosedError from error
         try:

@@ -19,7 +19,7 @@ _NAMESPACE = uuid.UUID("9f0c4c0e-6d3b-5f57-9d6f-6f5b0c8f5a11")
 
 
 def builtin_images() -> list[Image]:
-    """`base`, and the code interpreter on top of it (code-interpreter-and-cli 2.1)."""
+    """`base`, and the code interpreter on top of it (code-interpreter 2.1)."""
     base = base_key()
     interpreter = interpreter_key()
     return [

@@ -6,7 +6,7 @@ A directory, mounted read-only at `/.sandpit` in every sandbox (docs/architectur
     lib/ld.so          the loader it is started through
     lib/*.so*          every shared library that anything here needs
     lib/python3.X/     the standard library, compiled
-    packages/          the locked `guest` dependencies, and sandpit.guest
+    packages/          the locked `guest` dependencies, sandpit.guest and sandpit.protocol
     preload/           a library for programs of the sandbox (sandpit.provision.preload)
     run.py             the entry point
 """
@@ -55,6 +55,9 @@ _UNUSED_FILES = re.compile(
     r"^(config-\d.*|(_test|_tkinter|_ctypes_test|_curses|_dbm|_gdbm|nis|ossaudiodev|readline|xx).*\.so|.*\.(a|o|c|h|pyx|pxd|pyi|exe))$"
 )
 _UNUSED_PACKAGE_FOLDERS = {"bin", "tests", "test", "__pycache__"}
+_PACKAGE = Path(__file__).resolve().parents[1]
+_GUEST_PARTS = ("guest", "protocol")
+"""Packages of ours that run in sandboxes."""
 
 
 class ClosureError(Exception):
@@ -133,19 +136,17 @@ def _interpreter() -> Path:
     return Path(getattr(sys, "_base_executable", sys.executable)).resolve()
 
 
-def _guest_root() -> Path:
-    return Path(__file__).resolve().parents[1] / "guest"
-
-
 def _guest_sources() -> list[Path]:
-    return sorted(p for p in _guest_root().rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    """Paths below our own package."""
+    found = (path for part in _GUEST_PARTS for path in (_PACKAGE / part).rglob("*"))
+    return sorted(path for path in found if path.is_file() and "__pycache__" not in path.parts)
 
 
 def _copy_guest(target: Path) -> None:
     target.mkdir()
     (target / "__init__.py").write_text('"""The part of Sandpit that runs inside sandboxes."""\n')
     for source in _guest_sources():
-        copy = target / "guest" / source.relative_to(_guest_root())
+        copy = target / source.relative_to(_PACKAGE)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, copy)
 

@@ -1,6 +1,6 @@
 """The code-interpreter template's layer on top of `base`: data-science packages and Jupyter kernels.
 
-What must be in it: code-interpreter-and-cli 2.14. Everything is unpacked from wheels and Debian packages for the
+What must be in it: code-interpreter 2.14. Everything is unpacked from wheels and Debian packages for the
 image's own Python: no package's code runs here.
 """
 
@@ -45,7 +45,7 @@ START_COMMAND = (
     'program="/.sandpit/lib/ld.so --library-path /.sandpit/lib /.sandpit/bin/python3 -I -S /.sandpit/run.py"; '
     "while :; do $program interpreter; sleep 1; done"
 )
-"""Whatever ends the interpreter, it comes back (code-interpreter-and-cli 2.1). The loop does not have the service's
+"""Whatever ends the interpreter, it comes back (code-interpreter 2.1). The loop does not have the service's
 command line in its own: who looks for the service by that (`pkill -f`) does not meet the loop."""
 _START_SCRIPT = f"""\
 #!/bin/sh

@@ -1,4 +1,4 @@
-"""A Java runtime for the Java kernel, from Debian's packages, for the code-interpreter template (code-interpreter-and-cli 2.13).
+"""A Java runtime for the Java kernel, from Debian's packages, for the code-interpreter template (code-interpreter 2.13).
 
 The kernel itself, jjava, is one of the locked wheels: a jar. Debian's headless runtime has all it needs, the compiler
 (`jdk.jshell`) among it, but there is no `javac`.

@@ -1,4 +1,4 @@
-"""R and its Jupyter kernel, from Debian's packages, for the code-interpreter template (code-interpreter-and-cli 2.13).
+"""R and its Jupyter kernel, from Debian's packages, for the code-interpreter template (code-interpreter 2.13).
 
 As everything in that layer they are only unpacked. What their maintainer scripts would have done, and R needs, is done here.
 """

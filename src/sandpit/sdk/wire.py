@@ -9,6 +9,7 @@ import posixpath
 from datetime import datetime
 from typing import Any
 
+from sandpit.protocol.connect import COMPRESSED, END_STREAM, Frames, frame
 from sandpit.sdk import errors
 from sandpit.sdk.models import (
     EntryInfo,
@@ -20,34 +21,29 @@ from sandpit.sdk.models import (
 
 Json = dict[str, Any]
 
-AGENT_PORT = 49983
-INTERPRETER_PORT = 49999
 HOME = "/home/user"
-END_FLAG, COMPRESSED_FLAG = 2, 1
-_HEAD_BYTES = 5
+_FRAME_BYTES = 64 << 20
+"""Of one message; the agent sends at most some hundred KiB."""
 
 
 class Envelopes:
     """The messages of a Connect stream, from its bytes as they come (current-protocol 4.3)."""
 
     def __init__(self) -> None:
-        self._held = bytearray()
+        self._frames = Frames(_FRAME_BYTES)
         self.end: Json | None = None
         """The last message, which says how the stream ended."""
 
     def feed(self, chunk: bytes) -> list[Json]:
         """The messages that these bytes complete. Raises: ValueError: it is no such stream."""
-        held, messages = self._held, []
-        held += chunk
-        while len(held) >= _HEAD_BYTES:
-            flags, end = held[0], _HEAD_BYTES + int.from_bytes(held[1:_HEAD_BYTES], "big")
-            if flags & COMPRESSED_FLAG:
+        messages = []
+        self._frames.feed(chunk)
+        while (found := self._frames.take()) is not None:
+            flags, payload = found
+            if flags & COMPRESSED:
                 raise ValueError("a compressed message, which nobody asked for")
-            if len(held) < end:
-                break
-            message = json.loads(held[_HEAD_BYTES:end])
-            del held[:end]
-            if flags & END_FLAG:
+            message = json.loads(payload)
+            if flags & END_STREAM:
                 self.end = message
             else:
                 messages.append(message)
@@ -93,8 +89,7 @@ def text_decoder() -> codecs.IncrementalDecoder:
 
 def envelope(message: Json) -> bytes:
     """The one message that a server stream is asked for with."""
-    body = json.dumps(message).encode()
-    return b"\0" + len(body).to_bytes(4, "big") + body
+    return frame(json.dumps(message).encode())
 
 
 def base64_text(data: str | bytes) -> str:

@@ -6,7 +6,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.lib import programs
 from sandpit.node.config import NodeConfig
 from sandpit.node.runtime import holes

@@ -10,11 +10,6 @@ if TYPE_CHECKING:
     from sandpit.server.settings import Settings
 
 
-def key_file(settings: Settings) -> Path:
-    """Where the first API key is kept, readable for the owner alone."""
-    return settings.data_dir / "api-key"
-
-
 def lock_file(settings: Settings) -> Path:
     """What a server holds open and locked for all of its life: one server for each data directory."""
     return settings.data_dir / "server.lock"

@@ -19,61 +19,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from sandpit.control.settings import ControlSettings
+
 DEFAULT_CONFIG = Path("/etc/sandpit/sandpit.toml")
-
-
-class Limits(BaseModel):
-    """What a team may use. A team's own numbers in the store win over these."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    cpu_count: int = Field(default=2, ge=1, le=32)
-    """vCPUs of a template that asks for none."""
-    memory_mb: int = Field(default=512, ge=128)
-    """Memory in MiB of a template that asks for none."""
-    max_sandboxes: int = Field(default=500, ge=1)
-    """Sandboxes that a team may run at once."""
-    max_session_seconds: int = Field(default=24 * 3600, ge=60)
-    """Longest time that a sandbox runs without a pause."""
-    snapshots_mb: int = Field(default=50 * 1024, ge=0)
-    """Disk in MiB that a team's paused sandboxes and snapshots may take up together; the last one may pass it by its own size."""
-    templates_mb: int = Field(default=50 * 1024, ge=0)
-    """Disk in MiB that a team's templates may take up together."""
-
-
-class Build(BaseModel):
-    """Template builds."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    at_once: int = Field(default=2, ge=1)
-    """Builds that run at the same time; others wait, teams in turn."""
-    waiting: int = Field(default=20, ge=1)
-    """Builds of one team that may run or wait."""
-    max_seconds: float = Field(default=3600.0, gt=0)
-    """How long a build may take."""
-    max_cpu_count: int = Field(default=8, ge=1)
-    """The most vCPUs that a template may ask for."""
-    max_memory_mb: int = Field(default=8192, ge=128)
-    """The most memory in MiB that a template may ask for."""
-    upload_mb: int = Field(default=2048, ge=1)
-    """Size in MiB of one archive of files that a template copies."""
-    uploads_mb: int = Field(default=20480, ge=1)
-    """Size in MiB of all archives of a team; the oldest go first."""
-    image_mb: int = Field(default=20480, ge=1)
-    """Size in MiB of an image of a registry: of its layers as they are sent, and of all of them unpacked."""
-    log_lines: int = Field(default=20_000, ge=100)
-    """Lines of output that are kept of a build."""
-    cache_hours: float = Field(default=7 * 24.0, ge=0)
-    """How long layers that no template has are kept for builds that could use them again."""
-    registry_mirrors: dict[str, str] = Field(default_factory=dict)
-    """By registry (`docker.io`): `host[:port][/path]` to ask first. Reached from this machine itself, without clients' credentials."""
-    insecure_registries: tuple[str, ...] = ()
-    """Registries (`host[:port]`) that speak plain HTTP, or have a certificate that nobody signed."""
-    images: dict[str, str] = Field(
-        default_factory=lambda: {"e2bdev/base": "base", "e2bdev/code-interpreter": "code-interpreter-v1"}
-    )
-    """Names of images that stand for templates of this server: nothing is fetched for them."""
 
 
 class Pool(BaseModel):
@@ -123,28 +71,11 @@ class Log(BaseModel):
     """Files that are kept, the one that is written to among them."""
 
 
-class Retention(BaseModel):
-    """How long records are kept, in seconds, and how many log lines."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    metrics: int = Field(default=6 * 3600, ge=60)
-    logs: int = Field(default=7 * 24 * 3600, ge=60)
-    logs_per_sandbox: int = Field(default=10_000, ge=100)
-    """Lines of one sandbox's log; the oldest go (counted once a minute)."""
-    logs_per_team: int = Field(default=250_000, ge=100)
-    """Lines of all logs of one team: none pushes out the others'."""
-    logs_total: int = Field(default=1_000_000, ge=1000)
-    """Lines of all logs together: a line takes 300 bytes as a rule, and 15 KB at most."""
-    ended_sandboxes: int = Field(default=30 * 24 * 3600, ge=60)
-
-
-class Settings(BaseSettings):
+class Settings(ControlSettings, BaseSettings):
     """Everything an operator can set. Raises pydantic.ValidationError (a ValueError) with the reason."""
 
     model_config = SettingsConfigDict(env_prefix="SANDPIT_", env_nested_delimiter="__", extra="forbid")
 
-    data_dir: Path = Path("/var/lib/sandpit")
     run_dir: Path = Path("/run/sandpit")
     api_host: str = "127.0.0.1"
     api_port: int = Field(default=3000, ge=0, le=65535)
@@ -159,10 +90,6 @@ class Settings(BaseSettings):
     """PEM file with the certificate for `domain` and `*.domain` and its chain; None has the server make its own."""
     tls_key: Path | None = None
     """PEM file with the key of `tls_certificate`."""
-    domain: str | None = None
-    """Domain (and port) of the names `{port}-{sandbox id}.{domain}`, which the API tells clients; None: `e2b.localhost`, this machine."""
-    authentication: bool = True
-    """False lets every caller act for the default team; only allowed on loopback addresses."""
     runtime: Literal["gvisor", "crun"] | None = None
     """Forces one runtime for all templates; None takes each template's own (gVisor unless it says otherwise)."""
     node_name: str = Field(default="sandpit", pattern=r"^[a-z0-9]{1,8}$")
@@ -181,33 +108,11 @@ class Settings(BaseSettings):
     """Name servers that resolve for sandboxes; none: those of /etc/resolv.conf."""
     sandbox_flows: int = Field(default=2048, ge=16, le=60_000)
     """Connections to the world (TCP, and flows of UDP and ICMP) that one sandbox may have open at a time."""
-    limits: Limits = Limits()
     pool: Pool = Pool()
-    build: Build = Build()
-    retention: Retention = Retention()
     machine: Machine = Machine()
-    disk_reserve_mb: int | None = Field(default=None, ge=0)
-    """Disk in MiB that is kept free for records, the database and logs: sandboxes, snapshots, builds and uploads that would reach into it
-    are refused (507). None keeps a twentieth of the file system, at most 2 GiB."""
     log: Log = Log()
     pass_host_ca: bool = False
     """Give the host's CA certificates and proxy settings to the sandboxes, and to template builds, which are sandboxes too."""
-    database_url: str | None = None
-    """SQLAlchemy URL; None means SQLite in `data_dir`."""
-    max_body_bytes: int = Field(default=1 << 20, ge=1024)
-    """Largest JSON request body that the API reads."""
-    metrics_interval: float = Field(default=5.0, gt=0)
-    """Seconds between two samples of a sandbox (current-protocol 3.8)."""
-
-    @property
-    def store_url(self) -> str:
-        """Where the records are: the database that was set, else SQLite in the data directory."""
-        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir / 'sandpit.db'}"
-
-    @property
-    def tls_domain(self) -> str:
-        """The domain in the certificate, without a port."""
-        return self.domain.partition(":")[0] if self.domain else "e2b.localhost"
 
     def public_domain(self, port: int | None = None) -> str:
         """What `{port}-{sandbox id}.` is put before: the domain that was set, else this machine's, with the port that serves it.

@@ -16,7 +16,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from sandpit.contract.node import BuildFailed, NodeError
+from sandpit.contract.builder import BuildFailed
+from sandpit.contract.errors import NodeError
 from sandpit.lib.diskspace import DiskSpace
 from sandpit.lib.private import passable
 from sandpit.lib.turns import FairTurns
@@ -34,7 +35,7 @@ from sandpit.templates.workshop import Workshop
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sandpit.contract.node import BuildFiles, BuildReport, BuildSpec, BuildStep
+    from sandpit.contract.builder import BuildFiles, BuildReport, BuildSpec, BuildStep
     from sandpit.node.config import NodeConfig
     from sandpit.node.sandboxes.building import Parts
 

@@ -8,13 +8,14 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from sandpit.contract.node import BuildFailed, NodeError
+from sandpit.contract.builder import BuildFailed
+from sandpit.contract.errors import NodeError
 from sandpit.templates.layers.store import layer_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sandpit.contract.node import BuildStep
+    from sandpit.contract.builder import BuildStep
 
 _VERSION = "2"
 """Part of every key: raise it when steps come to mean something else."""

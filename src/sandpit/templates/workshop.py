@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.lib.diskspace import DiskSpace
 from sandpit.lib.outputlines import TAIL, OutputLines
 from sandpit.node.guests.agent import CommandRefused, Identity
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from sandpit.contract.node import BuildFiles, BuildStep
+    from sandpit.contract.builder import BuildFiles, BuildStep
     from sandpit.node.config import NodeConfig
     from sandpit.node.runtime.base import Runtime
     from sandpit.node.sandboxes.launcher import Sandbox

@@ -1,4 +1,4 @@
-// Results that are more than text: tables, images, charts (code-interpreter-and-cli 2.7, 2.8, 2.16).
+// Results that are more than text: tables, images, charts (code-interpreter 2.7, 2.8, 2.16).
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Sandbox } from '@e2b/code-interpreter'

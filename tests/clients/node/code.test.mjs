@@ -1,4 +1,4 @@
-// The code interpreter: executions, and what ends them (code-interpreter-and-cli 2.16).
+// The code interpreter: executions, and what ends them (code-interpreter 2.16).
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Sandbox, TimeoutError } from '@e2b/code-interpreter'

@@ -1,4 +1,4 @@
-// Contexts and languages of the code interpreter (code-interpreter-and-cli 2.11-2.13, 2.16), all in a sandbox whose ports are
+// Contexts and languages of the code interpreter (code-interpreter 2.11-2.13, 2.16), all in a sandbox whose ports are
 // private: the interpreter's is one of them (D19, D49).
 import assert from 'node:assert/strict'
 import { test } from 'node:test'

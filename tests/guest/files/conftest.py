@@ -98,8 +98,9 @@ def running(token: str | None = None, user: str = "root") -> Iterator[Agent]:
         assert port, ready + process.stderr.read()
         url = f"http://127.0.0.1:{port[1]}"
         # An agent outlives a test, a connection to it must not: the leak check counts them.
-        options = {"limits": httpx.Limits(max_keepalive_connections=0), "timeout": 30, "trust_env": False}
-        with httpx.Client(base_url=url, headers={"accept-encoding": "identity"}, **options) as client:
+        limits = httpx.Limits(max_keepalive_connections=0)
+        headers = {"accept-encoding": "identity"}
+        with httpx.Client(base_url=url, headers=headers, limits=limits, timeout=30, trust_env=False) as client:
             yield Agent(url, process.pid, client)
     finally:
         process.kill()

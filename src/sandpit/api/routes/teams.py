@@ -11,7 +11,7 @@ LOGIN_KEY_NAME = "CLI login"
 
 
 async def list_teams(call: Call) -> Response:
-    """The caller's teams, each with a key for it (code-interpreter-and-cli 3.4).
+    """The caller's teams, each with a key for it (code-interpreter 3.4).
 
     Keys are stored as digests, so somebody who logs in with an access token gets a new one.
     """

@@ -34,7 +34,7 @@ def run(log_level: str, *, to_file: bool) -> None:
     share = configure(log_level, handler)
     import uvloop
 
-    from sandpit.contract.node import NodeError
+    from sandpit.contract.errors import NodeError
     from sandpit.provision.closure import ClosureError
     from sandpit.provision.wheels import InstallError
     from sandpit.server.app import AlreadyRunning, serve

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sandpit.cli.errors import CliError
-from sandpit.server.places import control_socket, key_file, lock_file, state_file
+from sandpit.server.places import control_socket, lock_file, state_file
 
 if TYPE_CHECKING:
     from sandpit.server.settings import Settings
@@ -196,16 +196,16 @@ def address(state: dict[str, Any], part: str) -> str:
 def api_key(settings: Settings) -> str:
     """The first API key. Raises: CliError when it cannot be read."""
     try:
-        return key_file(settings).read_text().strip()
+        return settings.key_file.read_text().strip()
     except FileNotFoundError:
         if not settings.authentication:
             return "e2b_" + 40 * "0"  # clients insist on one; the server does not
         raise CliError(
-            f"{key_file(settings)} is gone",
+            f"{settings.key_file} is gone",
             "restart the server, which makes another (`sandpit down`, `sandpit up`), or use E2B_API_KEY",
         ) from None
     except PermissionError:
-        raise CliError(f"{key_file(settings)} is for its owner alone", "run it with sudo", status=77) from None
+        raise CliError(f"{settings.key_file} is for its owner alone", "run it with sudo", status=77) from None
 
 
 def call_api(settings: Settings, method: str, path: str, body: object = None) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.control.errors import LimitReachedError, SandboxFailedError
 from sandpit.lib.ledger import DiskLedger, OverLimit
 from sandpit.store.models import Sandbox, Snapshot

@@ -13,7 +13,7 @@ from sandpit.control.errors import ConflictError, ForbiddenError, InvalidRequest
 from sandpit.store.models import Member, Team, User
 
 if TYPE_CHECKING:
-    from sandpit.server.settings import Limits
+    from sandpit.control.settings import Limits
     from sandpit.store.database import Database
 
 DEFAULT_SLUG = "default"

@@ -11,7 +11,7 @@ import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from sandpit.contract.node import NodeError, UnknownSandbox
+from sandpit.contract.errors import NodeError, UnknownSandbox
 from sandpit.control.errors import SandboxFailedError
 from sandpit.control.lifecycle import records
 from sandpit.store.types import utc_now

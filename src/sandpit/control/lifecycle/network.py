@@ -7,11 +7,11 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sandpit.contract.directory import AGENT_PORT
 from sandpit.contract.egress import address_range, denies_everything
 from sandpit.contract.node import NetworkPolicy
 from sandpit.control.errors import InvalidRequestError
 from sandpit.control.limits import MAX_DNS_SERVERS, MAX_HTTPS_PORTS
+from sandpit.protocol.ports import AGENT as AGENT_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from sandpit.contract.node import AgentUnresponsive, DiskFull, NodeError, UnknownSandbox
+from sandpit.contract.errors import AgentUnresponsive, DiskFull, NodeError, UnknownSandbox
 from sandpit.control.core import Core, not_found
 from sandpit.control.errors import BusyError, ConflictError, DiskFullError, SandboxFailedError
 from sandpit.control.lifecycle import records

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.control.lifecycle import records
 from sandpit.store.models import Build, Sandbox, Team
 from sandpit.store.types import utc_now

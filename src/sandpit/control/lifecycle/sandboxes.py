@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from sandpit.contract.node import (
+from sandpit.contract.errors import (
     CapacityExhausted,
     DiskFull,
     NodeError,
-    SandboxSpec,
     UnknownSandbox,
     UnknownSnapshot,
     UnknownTemplateBuild,
 )
+from sandpit.contract.node import SandboxSpec
 from sandpit.control import ids
 from sandpit.control.core import Core, not_found
 from sandpit.control.errors import (

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import SQLAlchemyError
 
 from sandpit.contract.directory import WakeRefusedError
-from sandpit.contract.node import NodeError, SandboxSpec, UnknownSnapshot, UnknownTemplateBuild
+from sandpit.contract.errors import NodeError, UnknownSnapshot, UnknownTemplateBuild
+from sandpit.contract.node import SandboxSpec
 from sandpit.control.core import Core
 from sandpit.control.errors import (
     BusyError,

@@ -9,14 +9,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from sandpit.contract.node import (
-    DiskFull,
-    NodeError,
-    SandboxSpec,
-    UnknownSandbox,
-    UnknownSnapshot,
-    UnknownTemplateBuild,
-)
+from sandpit.contract.errors import DiskFull, NodeError, UnknownSandbox, UnknownSnapshot, UnknownTemplateBuild
+from sandpit.contract.node import SandboxSpec
 from sandpit.control import ids
 from sandpit.control.core import Core, not_found
 from sandpit.control.cursors import encode_cursor

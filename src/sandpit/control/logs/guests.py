@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.store.models import Sandbox, SandboxLog
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from sandpit.contract.node import GuestEvent, Node
-    from sandpit.server.settings import Retention
+    from sandpit.control.settings import Retention
     from sandpit.store.database import Database
 
 log = logging.getLogger(__name__)

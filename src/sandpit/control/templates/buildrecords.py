@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import exists, func, insert, select
 
-from sandpit.contract.node import BuildFailed
+from sandpit.contract.builder import BuildFailed
 from sandpit.control import ids
 from sandpit.control.errors import InvalidRequestError
 from sandpit.control.templates.records import assign_tag
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from sandpit.contract.node import BuildSpec, TemplateImage
+    from sandpit.contract.builder import BuildSpec
+    from sandpit.contract.node import TemplateImage
     from sandpit.control.accounts.teams import Identity
     from sandpit.control.templates.buildrequests import NewBuild
     from sandpit.control.templates.names import TemplateRef

@@ -6,14 +6,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sandpit.contract.node import BuildStep, Registry
+from sandpit.contract.builder import BuildStep, Registry
 from sandpit.control.errors import ForbiddenError, InvalidRequestError
 from sandpit.control.limits import MAX_COMMAND, MAX_STEPS
 from sandpit.control.templates.names import DEFAULT_TAG, TemplateRef, parse_ref
 
 if TYPE_CHECKING:
     from sandpit.control.accounts.teams import Identity
-    from sandpit.server.settings import Build as Limits
+    from sandpit.control.settings import Build as Limits
 
 MIN_MEMORY_MB = 128
 _TAG = re.compile(r"[a-z0-9_.-]{1,128}")

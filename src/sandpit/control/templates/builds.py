@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from sandpit.contract.node import BuildFailed, BuildSpec, NodeError
+from sandpit.contract.builder import BuildFailed, BuildSpec
+from sandpit.contract.errors import NodeError
 from sandpit.control.errors import ControlError, InvalidRequestError, LimitReachedError, NotFoundError
 from sandpit.control.logs.builds import LiveLog, selected
 from sandpit.control.templates import buildrecords
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
     from sandpit.contract.node import Node, TemplateImage
     from sandpit.control.accounts.quota import TemplateQuota
     from sandpit.control.accounts.teams import Identity
+    from sandpit.control.settings import ControlSettings
     from sandpit.control.templates.buildrecords import Requested
     from sandpit.control.templates.buildrequests import BuildStart, NewBuild
     from sandpit.control.templates.cleaning import Cleaner
     from sandpit.control.templates.templates import Resolved, TemplateService
     from sandpit.lib.ledger import Reservation
-    from sandpit.server.settings import Settings
     from sandpit.store.database import Database
     from sandpit.store.uploads import Uploads
 
@@ -76,7 +77,7 @@ class BuildService:
         cleaner: Cleaner,
         quota: TemplateQuota,
         uploads: Uploads,
-        settings: Settings,
+        settings: ControlSettings,
     ) -> None:
         self._database = database
         self._node = node

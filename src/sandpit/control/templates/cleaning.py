@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, exists, or_, select
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.store.models import Build, Sandbox, Template, TemplateTag
 from sandpit.store.types import utc_now
 

@@ -20,11 +20,12 @@ from sandpit.guest.agent.control.lender import Lender
 from sandpit.guest.agent.control.listeners import BACKLOG, Held, hold
 from sandpit.guest.agent.control.secrets import ControlKeys, received_keys
 from sandpit.guest.agent.control.state import AgentState
-from sandpit.guest.agent.legacy.door import MAX_MESSAGE_BYTES, PORT, Door, web_socket
+from sandpit.guest.agent.legacy.door import MAX_MESSAGE_BYTES, Door, web_socket
 from sandpit.guest.agent.relay import Relay
 from sandpit.guest.agent.server import build_app
 from sandpit.guest.agent.sudo import elevate
 from sandpit.guest.agent.sudo import shim as sudo_shim
+from sandpit.protocol import ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,9 +130,11 @@ def leave_host_output() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="sandpit-agent", description="The daemon inside a sandbox.")
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on")
-    parser.add_argument("--port", type=int, default=49983, help="port of the current protocol (0: any)")
-    parser.add_argument("--relay-port", type=int, default=49981, help="port of the relay (0: any)")
-    parser.add_argument("--legacy-port", type=int, default=PORT, help="port of the protocol of 2024 (0: any)")
+    parser.add_argument("--port", type=int, default=ports.AGENT, help="port of the current protocol (0: any)")
+    parser.add_argument("--relay-port", type=int, default=ports.RELAY, help="port of the relay (0: any)")
+    parser.add_argument(
+        "--legacy-port", type=int, default=ports.LEGACY_AGENT, help="port of the protocol of 2024 (0: any)"
+    )
     parser.add_argument("--gateway", default=GATEWAY, help="the only peer served control calls and the relay")
     return parser.parse_args()
 

@@ -15,8 +15,6 @@ from starlette.routing import Route
 
 from sandpit.guest.agent.accounts import Account, UnknownAccountError, find_account
 from sandpit.guest.agent.connect_wire import (
-    HTTP_STATUS,
-    STREAM_TYPE,
     ConnectError,
     Message,
     StreamAnswer,
@@ -29,6 +27,7 @@ from sandpit.guest.agent.connect_wire import (
     respond,
     single,
 )
+from sandpit.protocol import connect as protocol
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -110,7 +109,7 @@ class _Unary:
             async with _deadline(call):
                 answer = await self.handler(message, call)
         except ConnectError as error:
-            await respond(send, HTTP_STATUS[error.code], "application/json", error_json(error))
+            await respond(send, protocol.HTTP_STATUS[error.code], "application/json", error_json(error))
             return
         body = answer if isinstance(answer, bytes) else encode(answer)
         await respond(send, 200, "application/json", body)
@@ -122,8 +121,8 @@ class _ServerStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        if _media_type(headers) != STREAM_TYPE:
-            await refuse_media_type(send, STREAM_TYPE)
+        if _media_type(headers) != protocol.STREAM_TYPE:
+            await refuse_media_type(send, protocol.STREAM_TYPE)
             return
         answer = StreamAnswer(send)
         try:
@@ -149,8 +148,8 @@ class _ClientStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        if _media_type(headers) != STREAM_TYPE:
-            await refuse_media_type(send, STREAM_TYPE)
+        if _media_type(headers) != protocol.STREAM_TYPE:
+            await refuse_media_type(send, protocol.STREAM_TYPE)
             return
         try:
             call = _call(scope, headers)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from sandpit.protocol.connect import COMPRESSED, END_STREAM, STREAM_TYPE, Frames, FrameTooLarge, frame
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Send
@@ -15,29 +16,6 @@ Message = dict[str, Any]
 """In proto3's JSON mapping; `fields` reads them."""
 
 MAX_MESSAGE_BYTES = 64 << 20
-_ENVELOPE = struct.Struct(">BI")
-_COMPRESSED = 0x01
-_END_STREAM = 0x02
-STREAM_TYPE = "application/connect+json"
-
-HTTP_STATUS = {
-    "canceled": 499,
-    "unknown": 500,
-    "invalid_argument": 400,
-    "deadline_exceeded": 504,
-    "not_found": 404,
-    "already_exists": 409,
-    "permission_denied": 403,
-    "resource_exhausted": 429,
-    "failed_precondition": 400,
-    "aborted": 409,
-    "out_of_range": 400,
-    "unimplemented": 501,
-    "internal": 500,
-    "unavailable": 503,
-    "data_loss": 500,
-    "unauthenticated": 401,
-}
 
 
 class ConnectError(Exception):
@@ -76,38 +54,39 @@ async def _chunks(receive: Receive) -> AsyncGenerator[bytes, None]:
 
 async def envelopes(receive: Receive) -> AsyncGenerator[Message, None]:
     """The messages of a client's stream, as they come. Raises: ConnectError."""
-    buffer = bytearray()
+    frames = Frames(MAX_MESSAGE_BYTES)
     async for chunk in _chunks(receive):
-        buffer += chunk
-        while (end := _envelope_end(buffer)) is not None:
-            message = single(bytes(buffer[:end]))
-            del buffer[:end]
-            yield message
-    if buffer:
+        frames.feed(chunk)
+        while (found := _take(frames)) is not None:
+            yield _message(*found)
+    if not frames.is_empty:
         raise ConnectError("invalid_argument", "the stream ended inside a message")
 
 
-def _envelope_end(buffer: bytearray) -> int | None:
-    """Where the first envelope ends; None while it is incomplete."""
-    if len(buffer) < _ENVELOPE.size:
-        return None
-    length: int = _ENVELOPE.unpack_from(buffer)[1]
-    if length > MAX_MESSAGE_BYTES:
-        raise ConnectError("resource_exhausted", f"the message is larger than {MAX_MESSAGE_BYTES} bytes")
-    end = _ENVELOPE.size + length
-    return end if len(buffer) >= end else None
+def _take(frames: Frames) -> tuple[int, bytes] | None:
+    try:
+        return frames.take()
+    except FrameTooLarge:
+        raise ConnectError("resource_exhausted", f"the message is larger than {MAX_MESSAGE_BYTES} bytes") from None
 
 
 def single(body: bytes) -> Message:
     """The message of a body that is exactly one envelope. Raises: ConnectError."""
-    if len(body) < _ENVELOPE.size:
-        raise ConnectError("invalid_argument", "the request holds no message")
-    flags, length = _ENVELOPE.unpack_from(body)
-    if flags & _COMPRESSED:
+    frames = Frames(MAX_MESSAGE_BYTES)
+    frames.feed(body)
+    found = _take(frames)
+    if found is None or not frames.is_empty:
+        what = "the request is not exactly one message" if body else "the request holds no message"
+        raise ConnectError("invalid_argument", what)
+    return _message(*found)
+
+
+def _message(flags: int, payload: bytes) -> Message:
+    if flags & COMPRESSED:
         raise ConnectError("unimplemented", "compressed messages are not supported; send them with identity encoding")
-    if flags or len(body) != _ENVELOPE.size + length:
+    if flags:
         raise ConnectError("invalid_argument", "the request is not exactly one message")
-    return decode(body[_ENVELOPE.size :])
+    return decode(payload)
 
 
 def decode(payload: bytes) -> Message:
@@ -144,7 +123,7 @@ class StreamAnswer:
     async def put(self, payload: bytes) -> None:
         """Send one message, which is JSON already."""
         await self._start()
-        body = _ENVELOPE.pack(0, len(payload)) + payload
+        body = frame(payload)
         await self.send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self, error: ConnectError | None = None) -> None:
@@ -152,7 +131,7 @@ class StreamAnswer:
         await self._start()
         end: Message = {"error": {"code": error.code, "message": error.message}, "metadata": {}} if error else {}
         payload = encode(end)
-        body = _ENVELOPE.pack(_END_STREAM, len(payload)) + payload
+        body = frame(payload, END_STREAM)
         await self.send({"type": "http.response.body", "body": body})
 
     async def _start(self) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sandpit.protocol import ports
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -16,13 +18,13 @@ class Settings:
     """Settings of the service; `SANDPIT_INTERPRETER_*` variables override the defaults."""
 
     host: str = "0.0.0.0"
-    port: int = 49999
+    port: int = ports.INTERPRETER
     default_cwd: str = "/home/user"
     instance_file: Path = Path("/run/sandpit/instance.json")
     """Written by the agent: who this sandbox is, and its environment (docs/architecture.md, The guest)."""
     runtime_dir: Path = Path("/run/sandpit/interpreter")
     """Connection files of the kernels; mode 0700."""
-    jupyter_port: int = 8888
+    jupyter_port: int = ports.JUPYTER
     """Where clients of 2024 look for a Jupyter Server; opened when the agent asks for it (docs/legacy.md)."""
     jupyter_dir: Path = Path("/root/.jupyter")
     """Where they read which kernel is the default one."""

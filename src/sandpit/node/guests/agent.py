@@ -20,10 +20,10 @@ from sandpit.node.guests.control_secret import ControlSecret
 from sandpit.node.guests.http import CONNECT_SECONDS, AgentUnavailable, Answer, GuestHttp
 from sandpit.node.guests.messages import CommandRefused, events, exit_code, expect
 from sandpit.node.guests.messages import output as printed
+from sandpit.protocol import ports
 
-__all__ = ["PORT", "Agent", "AgentUnavailable", "CommandRefused", "Identity"]
+__all__ = ["Agent", "AgentUnavailable", "CommandRefused", "Identity"]
 
-PORT = 49983
 _CALL_SECONDS = 30.0
 _CALL_BYTES = 16 << 10
 """Of answers that are a status, and a reason if it is a bad one."""
@@ -84,7 +84,7 @@ class Agent:
     def __init__(self, address: str, secret: ControlSecret) -> None:
         """Name the agent, and what it knows us by; nothing is sent."""
         self.secret = secret
-        self._http = GuestHttp(address, PORT)
+        self._http = GuestHttp(address, ports.AGENT)
 
     async def hang_up(self) -> None:
         """Close the connections; the next call makes new ones."""

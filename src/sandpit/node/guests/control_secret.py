@@ -1,7 +1,8 @@
 """By what a sandbox's agent knows that a control call is the node's, and that a relay connection is the edge's.
 
-A secret belongs to one sandbox, between two claims. The agent has digests alone (`sandpit.guest.agent.control.secrets`), so that nothing inside can
-call in the node's name. The node keeps the secret in the sandbox's record and in the manifest of a snapshot, both readable by it alone.
+A secret belongs to one sandbox, between two claims. The agent has digests alone (`sandpit.guest.agent.control.secrets`), so that nothing
+inside can call in the node's name. The node keeps the secret in the sandbox's record and in the manifest of a snapshot, both readable by
+it alone.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from socket import SO_LINGER, SOL_SOCKET
 
 import httptools
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 
 CONNECT_SECONDS = 5.0
 HEAD_BYTES = 16 << 10

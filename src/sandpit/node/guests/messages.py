@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import base64
 import json
-import struct
 from collections.abc import AsyncGenerator
 from typing import Any, TypeVar
 
 from sandpit.node.guests.http import AgentUnavailable, Answer
 from sandpit.node.guests.pace import Pace
+from sandpit.protocol.connect import END_STREAM, Frames, FrameTooLarge
 
 T = TypeVar("T")
 FRAME_BYTES = 1 << 20
 """Of one message; the agent's are below 100 KiB."""
 _REASON = 2000
 """Characters of an error."""
-_HEAD = struct.Struct(">BI")
-_END = 2
 _SILENCE_SECONDS = 60.0
 """Without any message; the agent sends one every 10 s when nothing happens."""
 _MESSAGES_PER_SECOND = 5_000.0
@@ -75,26 +73,28 @@ def exit_code(event: dict[str, Any]) -> int | None:
 
 async def events(answer: Answer, what: str) -> AsyncGenerator[dict[str, Any], None]:
     """The events of a stream up to its end, no faster than this process has time for. Raises: AgentUnavailable, CommandRefused."""
-    buffer, pace = bytearray(), Pace(_MESSAGES_PER_SECOND, _BURST_MESSAGES)
+    frames, pace = Frames(FRAME_BYTES), Pace(_MESSAGES_PER_SECOND, _BURST_MESSAGES)
     async for piece in answer.pieces(_SILENCE_SECONDS):
-        buffer += piece
-        at = 0
-        while len(buffer) - at >= _HEAD.size:
-            flags, length = _HEAD.unpack_from(buffer, at)
-            if length > FRAME_BYTES or flags not in (0, _END):
-                raise AgentUnavailable(f"the agent sends a message of {length} bytes with flags {flags}")
-            if len(buffer) - at < _HEAD.size + length:
-                break
-            payload = buffer[at + _HEAD.size : at + _HEAD.size + length]
-            at += _HEAD.size + length
-            await pace.spend(1 + length / _BYTES_OF_A_MESSAGE + parts(payload) / _PARTS_OF_A_MESSAGE)
+        frames.feed(piece)
+        while (found := _take(frames)) is not None:
+            flags, payload = found
+            await pace.spend(1 + len(payload) / _BYTES_OF_A_MESSAGE + parts(payload) / _PARTS_OF_A_MESSAGE)
             message = read_object(payload)
-            if flags == _END:
+            if flags & END_STREAM:
                 if "error" in message:
                     raise CommandRefused(what, expect(message["error"], dict))
                 return
             yield expect(message.get("event"), dict)
-        del buffer[:at]
+
+
+def _take(frames: Frames) -> tuple[int, bytes] | None:
+    try:
+        found = frames.take()
+    except FrameTooLarge as error:
+        raise AgentUnavailable(f"the agent sends a message of {error.length} bytes") from None
+    if found is not None and found[0] not in (0, END_STREAM):
+        raise AgentUnavailable(f"the agent sends a message with flags {found[0]}")
+    return found
 
 
 def parts(document: bytes | bytearray) -> int:

@@ -14,7 +14,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.node.config import NodeConfig
 from sandpit.node.host.cgroups import Cgroup, LimitValues, is_unified
 

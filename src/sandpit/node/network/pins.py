@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from sandpit.contract.egress import Rules, is_closed
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.lib.tasks import Tasks
 
 log = logging.getLogger(__name__)

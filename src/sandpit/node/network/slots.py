@@ -17,19 +17,21 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TypeVar
 
-from sandpit.contract.node import CapacityExhausted, NetworkPolicy
+from sandpit.contract.errors import CapacityExhausted
+from sandpit.contract.node import NetworkPolicy
 from sandpit.node.config import GATEWAY_ADDRESS, INNER_ADDRESS, INNER_PREFIX, NodeConfig
 from sandpit.node.host.commands import CommandFailed, run
 from sandpit.node.host.namespaces import allow_ping, local_ports
 from sandpit.node.network import flows
 from sandpit.node.network.firewall import Firewall
+from sandpit.protocol import ports
 
 _A = TypeVar("_A")
 _R = TypeVar("_R")
 _NETNS_DIR = Path("/run/netns")
 _BATCH = 8
 _DESTROY_SECONDS = 120.0
-INTERPRETER_PORTS = frozenset({49999, 8888})
+INTERPRETER_PORTS = frozenset({ports.INTERPRETER, ports.JUPYTER})
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from sandpit.contract.node import CapacityExhausted
+from sandpit.contract.errors import CapacityExhausted
 from sandpit.lib.turns import FairTurns
 from sandpit.node.config import NodeConfig
 from sandpit.node.host.load import Load

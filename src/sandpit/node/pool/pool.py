@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.lib.tasks import Tasks
 from sandpit.node.pool.demand import Demand
 from sandpit.node.sandboxes.launcher import Sandbox

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.node.host.cgroups import Cgroup
 from sandpit.node.host.processes import ProcessId
 from sandpit.node.network.slots import Slot

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 
 PROFILE = Path("/usr/share/containers/seccomp.json")
 _ARCHES = {"x86_64": "amd64", "aarch64": "arm64"}

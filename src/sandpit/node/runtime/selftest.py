@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.lib.private import private
 from sandpit.node.runtime import oci
 from sandpit.node.runtime.base import Runtime

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from sandpit.contract.node import BuildFiles, BuildReport, BuildSpec
+from sandpit.contract.builder import BuildFiles, BuildReport, BuildSpec
 from sandpit.node.config import NodeConfig
 from sandpit.node.network.firewall import Firewall
 from sandpit.node.network.slots import Slots

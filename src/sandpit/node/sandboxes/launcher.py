@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sandpit.contract.node import NetworkPolicy, NodeError, RunningSandbox
+from sandpit.contract.errors import NodeError
+from sandpit.contract.node import NetworkPolicy, RunningSandbox
 from sandpit.node.config import NodeConfig
 from sandpit.node.guests.agent import Agent
 from sandpit.node.guests.control_secret import ControlSecret

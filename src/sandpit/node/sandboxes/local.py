@@ -10,21 +10,17 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sandpit.contract.builder import BuildFiles, BuildReport, BuildSpec
+from sandpit.contract.errors import NodeError, UnknownSandbox, unwritable
 from sandpit.contract.node import (
-    BuildFiles,
-    BuildReport,
-    BuildSpec,
     GuestEvents,
     NetworkPolicy,
-    NodeError,
     RunningSandbox,
     SandboxGone,
     SandboxMetric,
     SandboxSpec,
     SnapshotInfo,
     TemplateImage,
-    UnknownSandbox,
-    unwritable,
 )
 from sandpit.lib import partials
 from sandpit.lib.diskspace import DiskSpace, Room

@@ -10,7 +10,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from sandpit.contract.node import CapacityExhausted, NodeError, SandboxSpec
+from sandpit.contract.errors import CapacityExhausted, NodeError
+from sandpit.contract.node import SandboxSpec
 from sandpit.lib.diskspace import DiskSpace
 from sandpit.lib.tasks import Tasks
 from sandpit.node.config import NodeConfig

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.node.config import NodeConfig
 from sandpit.node.guests.agent import Agent
 from sandpit.node.guests.control_secret import ControlSecret

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from sandpit.contract.node import NodeError, TemplateImage, UnknownTemplateBuild
+from sandpit.contract.errors import NodeError, UnknownTemplateBuild
+from sandpit.contract.node import TemplateImage
 from sandpit.lib.private import private
 from sandpit.node.config import NodeConfig
 

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from sandpit.contract.node import AgentUnresponsive, DiskFull, NodeError, SnapshotInfo, unwritable
+from sandpit.contract.errors import AgentUnresponsive, DiskFull, NodeError, unwritable
+from sandpit.contract.node import SnapshotInfo
 from sandpit.lib.diskspace import Claim, DiskSpace
 from sandpit.node.config import NodeConfig
 from sandpit.node.guests.agent import AgentUnavailable

@@ -17,7 +17,8 @@ from typing import Literal
 
 import xxhash
 
-from sandpit.contract.node import NodeError, SnapshotDamaged, SnapshotInfo, UnknownSnapshot
+from sandpit.contract.errors import NodeError, SnapshotDamaged, UnknownSnapshot
+from sandpit.contract.node import SnapshotInfo
 from sandpit.lib.private import write_private
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.lib.diskspace import DiskSpace
 from sandpit.lib.private import write_private
 from sandpit.node.config import NodeConfig

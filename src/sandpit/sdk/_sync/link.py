@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sandpit.protocol import ports
 from sandpit.sdk import errors, wire
 from sandpit.sdk._sync.http import Http, Stream, chunks, read
 
@@ -93,7 +94,7 @@ class Link:
         """Call a unary method, `filesystem.Filesystem/Stat` and the like. Raises: `raises`, SandboxException."""
         self.logger.debug("%s %s", method, self.identity.sandbox_id)
         headers = {"Connect-Protocol-Version": "1", **wire.basic_user(user)}
-        request = self.request("POST", wire.AGENT_PORT, f"/{method}", timeout, headers, json=message)
+        request = self.request("POST", ports.AGENT, f"/{method}", timeout, headers, json=message)
         response = self.http.send(request, method, timeout)
         self.check(response.status_code, response.content, raises)
         return wire.parsed(response.content)
@@ -117,7 +118,7 @@ class Link:
         if life is not None:
             headers["Connect-Timeout-Ms"] = str(max(1, round(life * 1000)))
         body = wire.envelope(message)
-        request = self.request("POST", wire.AGENT_PORT, f"/{method}", timeout, headers, content=body)
+        request = self.request("POST", ports.AGENT, f"/{method}", timeout, headers, content=body)
         return self._first(request, method, raises, timeout)
 
     def _first(
@@ -167,7 +168,7 @@ class Link:
         if not self.is_open:
             return errors.SandboxNotOpenException(f"sandbox {self.identity.sandbox_id} was closed by this program")
         try:
-            request = self.request("GET", wire.AGENT_PORT, "/health", 5, {})
+            request = self.request("GET", ports.AGENT, "/health", 5, {})
             response = self.http.send(request, "health", 5)
         except errors.SandboxException:
             return error
@@ -184,14 +185,14 @@ class Link:
 
     def download(self, path: str, user: str | None, timeout: float | None) -> bytes:
         """The bytes of a file. Raises: FileNotFoundException, FilesystemException."""
-        request = self.request("GET", wire.AGENT_PORT, "/files", timeout, {}, params=_file(path, user))
+        request = self.request("GET", ports.AGENT, "/files", timeout, {}, params=_file(path, user))
         response = self.http.send(request, f"read {path}", timeout)
         self.check(response.status_code, response.content, errors.FilesystemException)
         return response.content
 
     def download_chunks(self, path: str, user: str | None, timeout: float | None) -> Iterator[bytes]:
         """The bytes of a file in pieces; `timeout` limits the wait for each. Raises: as `download`."""
-        request = self.request("GET", wire.AGENT_PORT, "/files", timeout, {}, params=_file(path, user))
+        request = self.request("GET", ports.AGENT, "/files", timeout, {}, params=_file(path, user))
         response = self.http.stream(request, f"read {path}", timeout)
         if response.status_code >= 300:
             body = read(response, f"read {path}")
@@ -202,7 +203,7 @@ class Link:
         """Write a file, and make its directories. `content`: bytes or an iterable of them. Raises: FilesystemException."""
         headers = {"Content-Type": "application/octet-stream"}
         request = self.request(
-            "POST", wire.AGENT_PORT, "/files", timeout, headers, params=_file(path, user), content=content
+            "POST", ports.AGENT, "/files", timeout, headers, params=_file(path, user), content=content
         )
         response = self.http.send(request, f"write {path}", timeout)
         self.check(response.status_code, response.content, errors.FilesystemException)

@@ -7,6 +7,7 @@ import builtins
 import time
 from typing import TYPE_CHECKING, Any
 
+from sandpit.protocol import ports
 from sandpit.sdk import errors, signing, wire
 from sandpit.sdk._sync._concurrency import time_limit
 from sandpit.sdk._sync.running import tell
@@ -41,7 +42,7 @@ class Interpreter:
         link, what = self._sandbox.link, "run a cell"
         started = time.monotonic()
         headers = {"Connection": "close"}  # leaving is how a cell is interrupted
-        request = link.request("POST", wire.INTERPRETER_PORT, "/execute", timeout, headers, json=cell)
+        request = link.request("POST", ports.INTERPRETER, "/execute", timeout, headers, json=cell)
         response = link.http.stream(request, what, timeout)
         request.extensions["timeout"]["read"] = None  # a cell that waits for another one is silent
         stream = Stream(response, wire.JsonLines(), what)
@@ -78,7 +79,7 @@ class Interpreter:
 
     def _call(self, method: str, path: str, what: str, timeout: float | None, body: Any = None) -> Any:
         link = self._sandbox.link
-        request = link.request(method, wire.INTERPRETER_PORT, path, timeout, {}, json=body)
+        request = link.request(method, ports.INTERPRETER, path, timeout, {}, json=body)
         response = link.http.send(request, what, timeout)
         self._check(response.status_code, response.content)
         return response.json()

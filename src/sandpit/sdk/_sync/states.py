@@ -6,6 +6,7 @@ from __future__ import annotations
 import builtins
 from typing import TYPE_CHECKING, Any, Self
 
+from sandpit.protocol import ports
 from sandpit.sdk import errors, signing, wire
 from sandpit.sdk._sync.opened import OpenedSandbox
 from sandpit.sdk.config import Config
@@ -31,7 +32,7 @@ class SandboxStates(OpenedSandbox):
 
     def is_running(self, timeout: float | None = 60) -> bool:
         """Whether the sandbox can be used; False when it has ended or is paused."""
-        request = self.link.request("GET", wire.AGENT_PORT, "/health", timeout, {})
+        request = self.link.request("GET", ports.AGENT, "/health", timeout, {})
         return (self.link.http.send(request, "look at the sandbox", timeout)).status_code < 300
 
     def get_info(self, timeout: float | None = 60) -> RunningSandbox:

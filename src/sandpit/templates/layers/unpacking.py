@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 from sandpit.lib import programs
 from sandpit.templates.layers.unpack import Limits
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _MOST_WORDS = 64 << 10
-_SOURCES = str(Path(__file__).resolve().parents[2])
+_SOURCES = str(Path(__file__).resolve().parents[3])
 
 
 class UnpackFailed(NodeError):

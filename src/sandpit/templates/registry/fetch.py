@@ -38,7 +38,7 @@ from sandpit.templates.registry.manifests import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sandpit.contract.node import Registry
+    from sandpit.contract.builder import Registry
     from sandpit.node.network.firewall import Firewall
     from sandpit.node.network.slots import Slots
     from sandpit.templates.registry.references import Reference

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from sandpit.contract.node import Registry
+    from sandpit.contract.builder import Registry
     from sandpit.templates.garbage import Hold
     from sandpit.templates.layers.unpack import Limits
 

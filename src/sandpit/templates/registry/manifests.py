@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sandpit.contract.node import NodeError
+from sandpit.contract.errors import NodeError
 
 if TYPE_CHECKING:
     from sandpit.templates.registry.references import Reference

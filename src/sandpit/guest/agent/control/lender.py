@@ -13,11 +13,12 @@ import socket
 from pathlib import Path
 
 from sandpit.guest.agent.control.listeners import Held, hold
+from sandpit.protocol import ports
 
 _LOG = logging.getLogger(__name__)
 SOCKET = Path("/run/sandpit/ports/lend.sock")
 """Its directory has mode 0700, the socket 0600."""
-PORTS = frozenset({49999, 8888})
+PORTS = frozenset({ports.INTERPRETER, ports.JUPYTER})
 """What can be lent: the interpreter's, and the one where clients of 2024 look for Jupyter."""
 _SECONDS = 5.0
 _LONGEST_LINE = 32

@@ -10,11 +10,12 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from sandpit.guest.agent.sockets import LISTEN, tcp_sockets
+from sandpit.protocol import ports
 
 if TYPE_CHECKING:
     from sandpit.guest.agent.control.journal import Journal
 
-OWN_PORTS = frozenset({49983, 49982, 49981, 49999})
+OWN_PORTS = frozenset({ports.AGENT, ports.LEGACY_AGENT, ports.RELAY, ports.INTERPRETER})
 FIRST_S = 0.15
 LAST_S = 40.0
 

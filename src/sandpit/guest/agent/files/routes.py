@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers, QueryParams
 from starlette.routing import Route
 
-from sandpit.guest.agent import signature
 from sandpit.guest.agent.accounts import Account, UnknownAccountError, find_account, resolve_path
 from sandpit.guest.agent.connect import basic_user
 from sandpit.guest.agent.connect_wire import ConnectError
@@ -19,12 +18,20 @@ from sandpit.guest.agent.control.guard import token_matches
 from sandpit.guest.agent.files.download import send_file
 from sandpit.guest.agent.files.error import FileError
 from sandpit.guest.agent.files.upload import receive_files
+from sandpit.protocol import links
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
     from starlette.types import Receive, Scope, Send
 
     from sandpit.guest.agent.control.state import AgentState
+
+_REFUSALS = {
+    "missing": "missing signature query parameter",
+    "invalid": "invalid signature",
+    "expired": "signature is already expired",
+}
+"""The official agent's words."""
 
 
 def routes(state: AgentState) -> list[BaseRoute]:
@@ -60,7 +67,7 @@ class _Files:
                 self.state.journal.add("filesystem", "info", "file written", path=str(item["path"]), user=account.name)
             await _answer(send, 200, answer)
 
-    def _authorize(self, headers: Headers, query: QueryParams, operation: signature.Operation) -> Account:
+    def _authorize(self, headers: Headers, query: QueryParams, operation: links.Operation) -> Account:
         """The user for whom the request may work. Raises: FileError 401."""
         named = query.get("username", "")
         signed = self._check(headers, query, operation, named)
@@ -73,7 +80,7 @@ class _Files:
         except ConnectError as error:
             raise FileError(401, error.message) from None
 
-    def _check(self, headers: Headers, query: QueryParams, operation: signature.Operation, user: str) -> bool:
+    def _check(self, headers: Headers, query: QueryParams, operation: links.Operation, user: str) -> bool:
         """Whether a signature opened the path, rather than the token. Raises: FileError 401."""
         token = self.state.access_token
         if token is None:
@@ -83,20 +90,13 @@ class _Files:
             if len(tokens) > 1 or not token_matches(self.state, tokens[0]):
                 raise FileError(401, "access token present in header but does not match")
             return False
-        for name in ("path", "username", "signature", "signature_expiration"):
+        for name in links.FIELDS:
             if len(query.getlist(name)) > 1:
                 raise FileError(400, f"query parameter '{name}' is given twice")
-        try:
-            signature.check(
-                query.get("signature"),
-                query.get("path", ""),
-                operation,
-                user,
-                token,
-                query.get("signature_expiration"),
-            )
-        except signature.SignatureRefusedError as error:
-            raise FileError(401, str(error)) from None
+        signature, expiration = query.get("signature", ""), query.get("signature_expiration")
+        verdict = links.Link(query.get("path", ""), user, signature, expiration).judge(token, operation)
+        if verdict != "opens":
+            raise FileError(401, _REFUSALS[verdict])
         return True
 
     def _resolve(self, path: str, account: Account) -> str:

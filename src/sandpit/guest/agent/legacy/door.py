@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from sandpit.guest.agent.control.state import AgentState
 
-PORT = 49982
 MAX_MESSAGE_BYTES = 64 << 20
 """Of a client. The daemon of 2024 took 32 MiB."""
 

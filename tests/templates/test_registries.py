@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests import leaks
-from tests.build.registry import PASSWORD, Entry, Registry, directory, layer, tree
 from tests.machines import RUNTIMES, Box, Machine, cache_dir, image, own_layers
 from tests.node.outside import CLOSED, PUBLIC, Outside
+from tests.templates.registry import PASSWORD, Entry, Registry, directory, layer, tree
 
-from sandpit.contract.node import BuildFailed, BuildSpec, BuildStep, TemplateImage
-from sandpit.contract.node import Registry as Login
+from sandpit.contract.builder import BuildFailed, BuildSpec, BuildStep
+from sandpit.contract.builder import Registry as Login
+from sandpit.contract.node import TemplateImage
 from sandpit.node.guests.agent import AgentUnavailable
 from sandpit.provision.debian import PackageCache
 from sandpit.templates.registry.manifests import ImageRefused, contents

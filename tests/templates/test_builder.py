@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests import leaks
-from tests.build.registry import Entry, layer
 from tests.machines import RUNTIMES, Box, Machine, image, own_layers
 from tests.node.outside import CLOSED, PUBLIC, Outside
+from tests.templates.registry import Entry, layer
 
-from sandpit.contract.node import BuildFailed, BuildSpec, BuildStep, TemplateImage
+from sandpit.contract.builder import BuildFailed, BuildSpec, BuildStep
+from sandpit.contract.node import TemplateImage
 from sandpit.node.snapshots import images
 
 if TYPE_CHECKING:

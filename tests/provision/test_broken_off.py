@@ -69,7 +69,7 @@ def test_a_description_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(builtin.json, "dumps", die)
+        patched.setattr(json, "dumps", die)
         with pytest.raises(KeyboardInterrupt):
             builtin._retire_older(tmp_path, newest)
     assert json.loads(older.read_text())["build_id"] == "older"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandpit.contract.node import BuildStep
+from sandpit.contract.builder import BuildStep
 from sandpit.templates.steps import MAX_ENVIRONMENT_BYTES, MAX_VALUE_BYTES, Context, TooLong, after, expand
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandpit.templates.layers.store import Layer, LayerError, LayerStore, layer_key, remove_tree
+from sandpit.lib.partials import remove_tree
+from sandpit.templates.layers.store import Layer, LayerError, LayerStore, layer_key
 
 if TYPE_CHECKING:
     from pathlib import Path

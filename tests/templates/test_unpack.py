@@ -11,7 +11,7 @@ import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.build.registry import Entry, directory, layer
+from tests.templates.registry import Entry, directory, layer
 
 from sandpit.templates.layers.unpack import Limits
 from sandpit.templates.layers.unpacking import UnpackFailed, unpack

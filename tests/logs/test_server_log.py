@@ -117,7 +117,7 @@ def test_the_file_rotates_with_all_that_is_printed(tmp_path: Path) -> None:
     """Size and number are bounded, every file is its owner's alone, and what is printed follows to the new one."""
     program = (
         "import logging, pathlib, sys\n"
-        "from sandpit import logs\n"
+        "from sandpit.lib import serverlog as logs\n"
         f"handler = logs.RotatingLog(pathlib.Path({str(tmp_path / 'server.log')!r}), 100_000, 3)\n"
         "handler.setFormatter(logs.LineFormatter('%(message)s'))\n"
         "logging.basicConfig(level='INFO', handlers=[handler])\n"

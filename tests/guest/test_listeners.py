@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import socket
 import stat
 import threading
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> int:
-    """A free port, which may be lent."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        number = int(probe.getsockname()[1])
+    """A free port, which may be lent; none that the kernel gives to connections of other programs meanwhile."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
+        first = int(file.read().split()[0])
+    number = next(one for one in iter(lambda: random.randrange(10_000, first), None) if binds("::", one))
     monkeypatch.setattr(lender, "PORTS", frozenset({number}))
     return number
 

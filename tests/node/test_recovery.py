@@ -239,7 +239,7 @@ def test_a_removed_snapshot_directory(snapshot_owner: Machine) -> None:
 _KILLED_WITH_A_NEW_NAMESPACE = """
 import os, signal
 from pathlib import Path
-from sandpit.node import mounts
+from sandpit.lib import mounts
 
 Path.write_text = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 mounts._user_namespace("0 0 1")

@@ -78,3 +78,16 @@ def written() -> list[tuple[str, str]]:
     folders = ("src/sandpit", "tests", "benchmarks", "docs")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".md", ".mjs")]
     return [(str(path.relative_to(ROOT)), path.read_text()) for path in files]
+
+
+def test_lines_of_pages_can_be_read_in_a_terminal() -> None:
+    """Prose has 120 characters a line, a few more where it cannot be broken; tables and code may have more."""
+    long = []
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")):
+        fenced = False
+        for number, line in enumerate(page.read_text().splitlines(), 1):
+            fenced ^= line.lstrip().startswith("```")
+            prose = not fenced and not line.lstrip().startswith(("|", "#", "<")) and not line.startswith("    ")
+            if prose and len(line) > 125 and not re.fullmatch(r" *`[^`]*`[.,]?", line):
+                long.append(f"{page.name}:{number}")
+    assert long == []

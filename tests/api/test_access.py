@@ -179,6 +179,13 @@ async def test_health_needs_no_key(control: ControlPlane) -> None:
         assert (await nobody.get("/health")).status_code == 200
 
 
+async def test_the_description_needs_no_key(control: ControlPlane) -> None:
+    async with api_client(control, None) as nobody:
+        answer = await nobody.get("/openapi.json")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+    assert "/v2/sandboxes" in answer.json()["paths"]
+
+
 async def test_revoked_key_is_refused_at_once(control: ControlPlane, client: httpx.AsyncClient) -> None:
     made = (await client.post("/api-keys", json={"name": " second "})).json()
     assert made["name"] == "second"

@@ -105,6 +105,10 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
     }
 
 
+def test_version_as_an_option() -> None:
+    assert modules_of("--version")[2] == modules_of("version")[2]
+
+
 def test_version_imports_nothing_heavy() -> None:
     status, modules, text = modules_of("version")
     assert status == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -10,7 +12,7 @@ from starlette.convertors import register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from sandpit.api.http.browsers import NoWebPages
@@ -26,6 +28,7 @@ from sandpit.api.http.routes import (
     on_store_error,
     on_unexpected,
 )
+from sandpit.api.openapi import document
 from sandpit.api.routes import builds, missing, sandboxes, teams, templates
 from sandpit.control.errors import ControlError
 from sandpit.lib import serverlog as logs
@@ -34,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from starlette.requests import Request
-    from starlette.responses import Response
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from sandpit.control.app import ControlPlane
@@ -48,13 +50,18 @@ ROUTES: tuple[ApiRoute, ...] = (
     *teams.ROUTES,
     *missing.ROUTES,
 )
-"""Every route that demands a key. `/health` does not, nor do uploads, whose links are made for one who has one."""
+"""Every route that demands a key. `/health` and `/openapi.json` do not, nor do uploads, whose links are made for one who has one."""
 
 
 def create_app(control: ControlPlane) -> ASGIApp:
     """The API. The caller has entered `control` and leaves it after the last request."""
     app = Starlette(
-        routes=[Route("/health", _health), _uploads(control), *_grouped(ROUTES, control)],
+        routes=[
+            Route("/health", _health),
+            Route("/openapi.json", _openapi),
+            _uploads(control),
+            *_grouped(ROUTES, control),
+        ],
         middleware=[_browsers(control)],
         exception_handlers={
             HTTPException: on_http_error,
@@ -117,6 +124,15 @@ def _uploads(control: ControlPlane) -> Route:
         return await builds.upload(request, control)
 
     return Route(f"{UPLOADS}/{{token:segment}}", endpoint, methods=["PUT"])
+
+
+@functools.cache
+def _description() -> bytes:
+    return json.dumps(document(ROUTES)).encode()
+
+
+async def _openapi(_request: Request) -> Response:
+    return Response(_description(), media_type="application/json")
 
 
 async def _health(_request: Request) -> Response:

@@ -41,6 +41,22 @@ LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
 LogFile = Annotated[bool, typer.Option("--log-file", help="Write to the log of `sandpit up`, and rotate it.")]
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sandpit {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_say_version, expose_value=False)
+]
+
+
+@app.callback()
+def main_options(version: Version = False) -> None:
+    """What stands before a command's name."""
+
+
 @app.command()
 def server(log_level: LogLevel = "info", log_file: LogFile = False) -> None:
     """Run the server in the foreground."""
@@ -115,7 +131,7 @@ def openapi() -> None:
 @app.command()
 def version() -> None:
     """Print the version."""
-    typer.echo(f"sandpit {__version__}")
+    _say_version(True)
 
 
 @app.command()

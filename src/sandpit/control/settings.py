@@ -67,7 +67,9 @@ class Retention(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     metrics: int = Field(default=6 * 3600, ge=60)
+    """Seconds for which samples of sandboxes are kept."""
     logs: int = Field(default=7 * 24 * 3600, ge=60)
+    """Seconds for which logs of sandboxes are kept."""
     logs_per_sandbox: int = Field(default=10_000, ge=100)
     """Lines of one sandbox's log; the oldest go (counted once a minute)."""
     logs_per_team: int = Field(default=250_000, ge=100)
@@ -75,12 +77,14 @@ class Retention(BaseModel):
     logs_total: int = Field(default=1_000_000, ge=1000)
     """Lines of all logs together: a line takes 300 bytes as a rule, and 15 KB at most."""
     ended_sandboxes: int = Field(default=30 * 24 * 3600, ge=60)
+    """Seconds for which the records of ended sandboxes are kept."""
 
 
 class ControlSettings(BaseModel):
     """The control plane's settings."""
 
     data_dir: Path = Path("/var/lib/sandpit")
+    """Templates, sandboxes, snapshots, records: everything that outlives the machine's next start."""
     domain: str | None = None
     """Domain (and port) of the names `{port}-{sandbox id}.{domain}`, which the API tells clients; None: `e2b.localhost`, this machine."""
     authentication: bool = True

@@ -77,13 +77,19 @@ class Settings(ControlSettings, BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SANDPIT_", env_nested_delimiter="__", extra="forbid")
 
     run_dir: Path = Path("/run/sandpit")
+    """Sockets, mounts and states of what runs; empty after the machine's next start."""
     api_host: str = "127.0.0.1"
+    """Address that the API listens on."""
     api_port: int = Field(default=3000, ge=0, le=65535)
+    """Port of the API; 0 has the system choose one."""
     edge_host: str = "127.0.0.1"
+    """Address that the gateway listens on: everything inside sandboxes."""
     edge_port: int = Field(default=3002, ge=0, le=65535)
+    """Port of the gateway."""
     tls: bool = True
     """Serve HTTPS beside HTTP: the clients of 2024 speak nothing else (docs/legacy.md)."""
     tls_port: int = Field(default=3443, ge=0, le=65535)
+    """Port for HTTPS, of API and gateway."""
     tls_host: tuple[str, ...] = ("127.0.0.1", "::1")
     """Addresses for HTTPS; names below `localhost` stand for both loopback addresses."""
     tls_certificate: Path | None = None

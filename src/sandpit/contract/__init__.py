@@ -1,1 +1,1 @@
-"""The seams between the parts: plain data and protocols."""
+"""The interfaces between the parts: plain data and protocols."""

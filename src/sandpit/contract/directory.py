@@ -1,4 +1,4 @@
-"""What the edge must know about sandboxes: the seam between `edge/` and `control/`."""
+"""What the edge must know about sandboxes: the interface between `edge/` and `control/`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one machine offers to the control plane: the seam between `control/` and `node/`.
+"""What one machine offers to the control plane: the interface between `control/` and `node/`.
 
 Nothing above this seam may assume that a sandbox is on this machine: every call could be remote, every value is plain data.
 """

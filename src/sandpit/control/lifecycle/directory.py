@@ -70,7 +70,7 @@ class LiveDirectory:
             self._targets[sandbox_id] = replace(target, state="running")
 
     def remove(self, sandbox_id: str, why: str = "") -> None:
-        """A sandbox stops running: whoever asked is told now; `why`, if it ended on its own."""
+        """A sandbox stops running: whoever waits learns it now; `why`, if it ended on its own."""
         if why:
             self._reasons[sandbox_id] = why
             while len(self._reasons) > _REMEMBERED:
